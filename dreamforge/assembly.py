@@ -1,0 +1,139 @@
+"""From a stage of a recipe to the objects that the engine runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from dreamforge.checkpoints import load_optimiser_state, nest, optimiser_state, unnest
+from dreamforge.config import Optimiser, Recipe, Term
+from dreamforge.engine import BuiltTerm
+from dreamforge.rng import derive
+from dreamforge.types import DreamforgeError, LearnedGuidance, ParamGroup, Prior, Scene, State
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """A prior that knows which words it knows."""
+
+    def warnings(self, prompt: str) -> list[str]:
+        """A sentence for each thing in the prompt that the prior will not understand."""
+        ...
+
+
+@runtime_checkable
+class FromFolder(Protocol):
+    """A prior whose weights are the files of a folder."""
+
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A stage ready for ``engine.fit(scene, terms, optimiser, ...)``; its whole state goes in and out as tensors."""
+
+    scene: Scene
+    terms: list[BuiltTerm]
+    optimiser: torch.optim.Optimizer
+
+    def state(self) -> State:
+        state = nest("scene", self.scene.state()) | nest("optimiser", optimiser_state(self.optimiser))
+        for number, (guidance, learner) in self._learned().items():
+            state |= nest(f"guidance{number}", guidance.state())
+            state |= nest(f"learner{number}", optimiser_state(learner))
+        return state
+
+    def load_state(self, state: State) -> None:
+        self.scene.load_state(unnest("scene", state))
+        load_optimiser_state(self.optimiser, unnest("optimiser", state))
+        for number, (guidance, learner) in self._learned().items():
+            guidance.load_state(unnest(f"guidance{number}", state))
+            load_optimiser_state(learner, unnest(f"learner{number}", state))
+
+    def _learned(self) -> dict[int, tuple[LearnedGuidance, torch.optim.Optimizer]]:
+        return {
+            number: (term.guidance, term.learner)
+            for number, term in enumerate(self.terms)
+            if isinstance(term.guidance, LearnedGuidance) and term.learner is not None
+        }
+
+
+@dataclass
+class Priors:
+    """The priors of one run, each built once."""
+
+    device: torch.device
+    _built: list[tuple[Any, Prior]] = field(default_factory=list)
+
+    def of(self, spec: Any) -> Prior:
+        for known, prior in self._built:
+            if known == spec:
+                return prior
+        self._built.append((spec, spec.build(self.device)))
+        return self._built[-1][1]
+
+    def folders(self) -> list[Path]:
+        return [prior.folder for _, prior in self._built if isinstance(prior, FromFolder)]
+
+    def warnings(self, recipe: Recipe) -> list[str]:
+        """What the priors built so far will not understand in the recipe's prompts."""
+        found: dict[str, None] = {}
+        for term in (term for stage in recipe.stages for term in stage.terms):
+            for spec, prior in self._built:
+                if spec == term.prior and isinstance(prior, Vocabulary):
+                    found.update(dict.fromkeys(prior.warnings(term.prompt)))
+        return list(found)
+
+
+def build_scene(recipe: Recipe, stage: int, device: torch.device) -> Scene:
+    """A fresh scene of the stage with this number."""
+    scene: Scene = recipe.stages[stage].scene.build(derive(recipe.seed, "scene", stage), device)
+    return scene
+
+
+def build_stage(recipe: Recipe, number: int, priors: Priors, before: Scene | None = None) -> Workshop:
+    """Everything that stage ``number`` needs; ``before`` is the scene of the stage before it, where there is one."""
+    stage = recipe.stages[number]
+    if before is not None and stage.origin == "previous":
+        if stage.scene != recipe.stages[number - 1].scene:
+            raise DreamforgeError(
+                f"stages[{number}] goes on 'from: previous' with another scene, but scenes cannot be converted: "
+                "give it the scene of the stage before it, or 'from: scratch'."
+            )
+        scene = before
+    else:
+        scene = build_scene(recipe, number, priors.device)
+    terms = [build_term(term, priors, derive(recipe.seed, "guidance", number, k)) for k, term in enumerate(stage.terms)]
+    return Workshop(scene, terms, adam(scene.param_groups(), stage.optimiser))
+
+
+def build_term(term: Term, priors: Priors, seed: int) -> BuiltTerm:
+    """A term with its prior loaded, its prompts embedded and its guidance, if it learns, built."""
+    prior = priors.of(term.prior)
+    guidance = term.guidance if not hasattr(type(term.guidance), "build") else term.guidance.build(prior, seed)
+    learner = adam(guidance.param_groups(), Optimiser()) if isinstance(guidance, LearnedGuidance) else None
+    return BuiltTerm(
+        prior=prior,
+        guidance=guidance,
+        prompts=term.prompts.build(term.prompt, prior, term.negative),
+        cameras=term.cameras,
+        timesteps=term.timesteps,
+        noise=term.noise,
+        losses=term.losses,
+        views=term.views,
+        resolution=term.resolution,
+        background=term.background,
+        image=term.image,
+        parts=term.parts,
+        weight=term.weight,
+        every=term.every,
+        offset=term.offset,
+        learner=learner,
+    )
+
+
+def adam(groups: Sequence[ParamGroup], settings: Optimiser) -> torch.optim.Optimizer:
+    """Adam over the groups. One fused kernel: the same bytes every time, and one pass over the memory."""
+    return torch.optim.Adam(list(groups), betas=settings.betas, eps=settings.eps, fused=True)

@@ -1,0 +1,125 @@
+"""The command line. The only place that parses arguments, prints results and decides the exit code.
+
+stdout carries results: its last line is the path of what was made, or one line of JSON with ``--json``. Progress,
+warnings and errors go to stderr. Exit codes: 0 done, 2 wrong input, 1 failed or interrupted.
+"""
+
+import argparse
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import dreamforge
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]]*=.*", re.DOTALL)
+USERS_TO_MEND = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parse(arguments)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # 'use: my_lab.Mine' finds my_lab.py here; as the last entry it shadows nothing
+    from dreamforge import commands
+    from dreamforge.runs import Interrupted
+    from dreamforge.types import DreamforgeError
+
+    try:
+        outcome = getattr(commands, options.run)(options)
+    except DreamforgeError as error:
+        return _fail(options, str(error), WRONG_INPUT)
+    except OSError as error:
+        named = f" '{error.filename}'" if error.filename else ""
+        code = WRONG_INPUT if error.errno in USERS_TO_MEND else FAILED
+        return _fail(options, f"The system refused{named}: {error.strerror or error}.", code)
+    except (Interrupted, FloatingPointError, MemoryError) as error:
+        return _fail(options, str(error) or "The memory is used up: use smaller sizes.", FAILED)
+    except KeyboardInterrupt:
+        return _fail(options, "interrupted; 'dreamforge resume RUN' goes on from the last checkpoint", FAILED)
+    lines = [json.dumps(outcome.facts)] if options.json else outcome.lines
+    print("\n".join(lines), flush=True)
+    return FAILED if outcome.failed else DONE
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; ``key=value`` may stand anywhere among them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if "overrides" in options:
+        options.overrides = [*options.overrides, *(text for text in rest if OVERRIDE.fullmatch(text))]
+        if "prompt" in options and options.prompt is not None and OVERRIDE.fullmatch(options.prompt):
+            options.overrides, options.prompt = [options.prompt, *options.overrides], None
+        rest = [text for text in rest if not OVERRIDE.fullmatch(text)]
+    if rest:
+        parser.error(f"not understood: {' '.join(rest)}; see 'dreamforge --help'")
+    return options
+
+
+def _fail(options: argparse.Namespace, message: str, code: int) -> int:
+    print(f"dreamforge: {message}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"status": "wrong input" if code == WRONG_INPUT else "failed", "error": message}), flush=True)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dreamforge", description=dreamforge.__doc__)
+    parser.add_argument("--version", action="version", version=f"dreamforge {dreamforge.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _generate(_command(commands, "generate", "make an asset of a prompt, or go on with a stopped run"))
+    _run_argument(_command(commands, "resume", "go on with a stopped run"))
+    export = _command(commands, "export", "write the mesh of a run in another format")
+    _run_argument(export)
+    export.add_argument("--format", default="glb", help="glb, obj or ply (default: glb)")
+    _run_argument(_command(commands, "render", "render the turntable of a run again"))
+    evaluate = _command(commands, "eval", "let the evaluator judge the assets of runs", run="evaluate")
+    evaluate.add_argument("paths", nargs="+", metavar="RUN", help="folder of a run")
+    listed = _command(commands, "list", "say what there is to choose from", run="list_choices")
+    listed.add_argument("what", choices=["recipes", "guidance", "priors", "scenes"])
+    _prior(_command(commands, "prior", "train, sample or describe the embedded prior").add_subparsers(required=True))
+    toybox = _command(commands, "toybox", "the objects that the embedded prior learns from")
+    show = _command(toybox.add_subparsers(required=True), "show", "draw a sheet of every kind", run="toybox_show")
+    show.add_argument("--out", default="toybox.png", help="the picture to write (default: toybox.png)")
+    _command(commands, "doctor", "check this installation and say what is slow or wrong, and why")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help: str, run: str = ""
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    parser.set_defaults(run=run or name)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
+    return parser
+
+
+def _generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make (default: the recipe's own)")
+    parser.add_argument("--recipe", default="default", help="a name of 'dreamforge list recipes', or a YAML file")
+    parser.add_argument("--out", help="folder of the run (default: runs/PROMPT-SEED)")
+    parser.add_argument("--seed", type=int, help="same seed, same bytes (default: the recipe's own, mostly 0)")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's own, mostly auto)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key, as guidance.cfg_scale=30")
+
+
+def _run_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="RUN", help="folder of a run")
+
+
+def _prior(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    train = _command(commands, "train", "train a prior on toybox pictures, or go on training", run="prior_train")
+    train.add_argument("--out", required=True, help="folder of the prior")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the training: steps=2000")
+    sample = _command(commands, "sample", "draw what the prior believes", run="prior_sample")
+    sample.add_argument("prompt", metavar="PROMPT")
+    sample.add_argument("--n", type=int, default=8, help="number of pictures (default: 8)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--folder", default="", help="folder of a prior (default: the embedded one)")
+    sample.add_argument("--out", default="samples.png", help="the picture to write (default: samples.png)")
+    info = _command(commands, "info", "print the card of a prior", run="prior_info")
+    info.add_argument("--folder", default="", help="folder of a prior (default: the embedded one)")

@@ -1,0 +1,187 @@
+"""What each command of the command line does: options in, an ``Outcome`` out."""
+
+import argparse
+import inspect
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dreamforge import config, data, finish, runs
+from dreamforge.overrides import parse
+from dreamforge.runs import Listener, Progress, Run
+from dreamforge.slots import SLOTS, typed
+from dreamforge.types import DreamforgeError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``lines`` for people, ``facts`` for ``--json``; ``failed`` decides the exit code."""
+
+    lines: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    failed: bool = False
+
+
+def generate(options: argparse.Namespace) -> Outcome:
+    given = {"prompt": options.prompt, "seed": options.seed, "device": options.device}
+    values = {key: value for key, value in given.items() if value is not None}
+    recipe = config.load(options.recipe, options.overrides, values)
+    out = Path(options.out) if options.out else runs.default_folder(recipe)
+    with watched() as listener:
+        return _done(lambda: runs.generate(recipe, out, overwrite=options.overwrite, listener=listener))
+
+
+def resume(options: argparse.Namespace) -> Outcome:
+    with watched() as listener:
+        return _done(lambda: runs.resume(options.path, listener))
+
+
+def export(options: argparse.Namespace) -> Outcome:
+    from dreamforge.export.write import writer_of
+
+    writer_of(options.format)  # a wrong name is refused before the work
+    run = runs.load(options.path)
+    path = run.path / f"asset.{options.format}"
+    finish.write_asset(run.mesh(), path, run.recipe, options.format)
+    return _made(path)
+
+
+def render(options: argparse.Namespace) -> Outcome:
+    run = runs.load(options.path)
+    path = run.path / "turntable.webp"
+    finish.write_turntable(run.mesh(), path)
+    return _made(path)
+
+
+def evaluate(options: argparse.Namespace) -> Outcome:
+    from dreamforge.evaluation.judge import judge_asset
+
+    judged = []
+    for path in options.paths:
+        run = runs.load(path)
+        judged.append({"run": str(run.path), "prompt": run.recipe.prompt, **judge_asset(run.asset, run.recipe.prompt)})
+    lines = [", ".join(f"{key} {value}" for key, value in one.items()) for one in judged]
+    return Outcome(lines, {"status": "done", "runs": judged})
+
+
+def list_choices(options: argparse.Namespace) -> Outcome:
+    if options.what == "recipes":
+        found = {name: _headline(path.read_text("utf-8")) for name, path in config.available().items()}
+    else:
+        slot = SLOTS[{"guidance": "guidance", "priors": "prior", "scenes": "scene"}[options.what]]
+        found = {use: (inspect.getdoc(cls) or "").split("\n")[0] for use, cls in slot.choices().items()}
+    width = max((len(name) for name in found), default=0)
+    return Outcome([f"{name:{width}}  {text}" for name, text in found.items()], {"status": "done", options.what: found})
+
+
+def prior_train(options: argparse.Namespace) -> Outcome:
+    from dreamforge.priors.training import Training, train
+
+    settings: Training = typed(Training, parse(options.overrides), "training")
+    train(Path(options.out), settings, report=lambda text: print(text, file=sys.stderr))
+    return _made(Path(options.out))
+
+
+def prior_sample(options: argparse.Namespace) -> Outcome:
+    from dreamforge.priors.sampling import sample_sheet
+
+    path = Path(options.out)
+    if not options.prompt.strip():
+        raise DreamforgeError("The prompt is empty: write what to draw, for example 'a blue car'.")
+    if not 1 <= options.n <= 256:
+        raise DreamforgeError(f"--n was given {options.n}, but expects a number of pictures from 1 to 256.")
+    sample_sheet(_prior_folder(options), options.prompt, options.n, options.seed, path)
+    return _made(path)
+
+
+def prior_info(options: argparse.Namespace) -> Outcome:
+    folder = _prior_folder(options)
+    card = folder / "README.md"
+    if not card.is_file():
+        raise DreamforgeError(f"The prior {folder} has no card (README.md): give a folder that 'prior train' wrote.")
+    return Outcome([card.read_text("utf-8").rstrip(), str(folder)], {"status": "done", "folder": str(folder)})
+
+
+def toybox_show(options: argparse.Namespace) -> Outcome:
+    from dreamforge.toybox.show import show
+
+    path = Path(options.out)
+    show(path)
+    return _made(path)
+
+
+def doctor(options: argparse.Namespace) -> Outcome:
+    from dreamforge.doctor import examine
+
+    findings = examine()
+    lines = [f"{finding.name:<12} {finding.text}" for finding in findings]
+    wrong = [finding for finding in findings if finding.wrong]
+    lines.append(f"{len(wrong)} problem{'s' * (len(wrong) != 1)} found" if wrong else "all is well")
+    facts = {"status": "failed" if wrong else "done", "findings": [asdict(finding) for finding in findings]}
+    return Outcome(lines, facts, failed=bool(wrong))
+
+
+@contextmanager
+def watched() -> Iterator[Listener]:
+    """A listener that draws the progress bar; the first Ctrl-C ends the run after the step, the second at once."""
+    from tqdm import tqdm
+
+    bars: list[Any] = []
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tell("stopping after this step; press Ctrl-C again to stop at once")
+
+    def step(progress: Progress) -> None:
+        if not bars:
+            every = 0.2 if sys.stderr.isatty() else 10.0
+            bars.append(tqdm(total=progress.steps, initial=progress.done - 1, unit="step", mininterval=every))
+        bars[0].set_postfix({name: f"{value:.3g}" for name, value in progress.metrics.items()}, refresh=False)
+        bars[0].update()
+
+    def say(text: str) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the steps are safe on disk
+        for bar in bars:
+            bar.close()
+        tell(text)
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield Listener(step, say, lambda text: tell(f"warning: {text}"), lambda: bool(asked))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for bar in bars:
+            bar.close()
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _done(work: Callable[[], Run]) -> Outcome:
+    began = time.perf_counter()
+    run = work()
+    took = round(time.perf_counter() - began, 2)
+    facts = {"status": "done", "run": str(run.path), **(run.result or {}), "asset": str(run.asset), "seconds": took}
+    return Outcome([str(run.asset)], facts)
+
+
+def _made(path: Path) -> Outcome:
+    return Outcome([str(path)], {"status": "done", "path": str(path)})
+
+
+def _prior_folder(options: argparse.Namespace) -> Path:
+    return Path(options.folder) if options.folder else data.asset("prior")
+
+
+def _headline(text: str) -> str:
+    """The first comment of a recipe."""
+    first = text.split("\n", 1)[0]
+    return first.lstrip("# ") if first.startswith("#") else ""

@@ -1,0 +1,89 @@
+"""``dreamforge doctor``: what this installation can do, what is slow or wrong, and why."""
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+
+import torch
+
+import dreamforge
+from dreamforge import data, devices
+from dreamforge.manifest import PACKAGES, describe, hashes, installed
+from dreamforge.priors.toybox import network_dtype
+from dreamforge.types import DreamforgeError
+
+DISTRIBUTION = "dreamforge3d"
+OPTIONAL = {"nerfacc": "ray marching on CUDA", "gsplat": "Gaussians on CUDA", "xatlas": "unwrapping of textures"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the answer; ``wrong`` means that something should be mended."""
+
+    name: str
+    text: str
+    wrong: bool = False
+
+
+def examine() -> list[Finding]:
+    """Everything worth knowing about this installation."""
+    owners = packages_distributions().get("dreamforge", [])
+    return [_versions(), package_name(owners), _device(), _precision(), prior_files(), *_optional()]
+
+
+def _versions() -> Finding:
+    versions = ", ".join(f"{name} {installed(name) or 'missing'}" for name in PACKAGES)
+    missing = any(installed(name) is None for name in PACKAGES)
+    text = f"dreamforge {dreamforge.__version__}, Python {platform.python_version()}, {versions}"
+    return Finding("versions", text, missing)
+
+
+def package_name(owners: list[str]) -> Finding:
+    """Who else owns the import name ``dreamforge``: on PyPI it is also a stranger's."""
+    strangers = sorted({owner for owner in owners if owner.lower().replace("_", "-") != DISTRIBUTION})
+    if not strangers:
+        return Finding("package", f"imported from {dreamforge.__path__[0]}")
+    others = " ".join(strangers)
+    cure = f"pip uninstall {others}, then install {DISTRIBUTION} again with --force-reinstall"
+    return Finding("package", f"another distribution owns the import name 'dreamforge' too: {others}; {cure}", True)
+
+
+def _device() -> Finding:
+    device = devices.pick("auto")
+    return Finding("device", f"{describe(device)}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
+
+
+def _precision() -> Finding:
+    device = devices.pick("auto")
+    name = str(network_dtype("auto", device)).removeprefix("torch.")
+    if device.type != "cpu":
+        return Finding("precision", f"{name} for the embedded prior")
+    why = (
+        "bfloat16 instructions are there"
+        if name == "bfloat16"
+        else "no AMX or AVX512-BF16, so bfloat16 would be slower"
+    )
+    return Finding("precision", f"{name} for the embedded prior ({torch.backends.cpu.get_cpu_capability()}; {why})")
+
+
+def prior_files() -> Finding:
+    """The embedded prior's files against the hashes stored beside them."""
+    cure = f"install {DISTRIBUTION} again"
+    try:
+        folder = data.asset("prior")
+    except DreamforgeError as error:
+        return Finding("prior", str(error), True)
+    sums = folder / "SHA256SUMS"
+    if not sums.is_file():
+        return Finding("prior", f"{folder} has no list of hashes (SHA256SUMS): {cure}", True)
+    lines = [line.split(maxsplit=1) for line in sums.read_text("utf-8").splitlines() if line.strip()]
+    found = hashes(folder)
+    damaged = [name for sha, name in lines if found.get(name) != sha]
+    if damaged:
+        return Finding("prior", f"missing or damaged in {folder}: {', '.join(damaged)}; {cure}", True)
+    return Finding("prior", f"{len(lines)} files of the embedded prior are as they were shipped")
+
+
+def _optional() -> list[Finding]:
+    return [Finding(name, f"{installed(name) or 'not installed'} (optional: {use})") for name, use in OPTIONAL.items()]

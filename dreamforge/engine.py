@@ -1,0 +1,211 @@
+"""THE loop: cameras -> render -> encode -> guidance -> one backward -> optimiser step. Nothing else.
+
+A method that trains a network instead of a scene brings its own loop and calls the same ``grad`` and ``learn``.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from dreamforge import losses
+from dreamforge.render.background import muted
+from dreamforge.rng import derive, generator
+from dreamforge.types import (
+    Cameras,
+    CameraSampler,
+    Condition,
+    Guidance,
+    LearnedGuidance,
+    Noise,
+    Prior,
+    RenderOutput,
+    Scene,
+    Timesteps,
+    View,
+)
+
+Background = Literal["random", "scene"] | tuple[float, float, float]
+
+
+class ViewTexts(Protocol):
+    """What ``prompts.ViewPrompts.build`` returns: conditions for cameras (None: a prior without cameras, one view)."""
+
+    def at(self, cameras: Cameras | None, views: int) -> Condition: ...
+
+
+@dataclass(frozen=True)
+class BuiltTerm:
+    """One summand of a step, ready to run. ``every``/``offset`` alternate terms; ``image`` is what the prior sees."""
+
+    prior: Prior
+    guidance: Guidance | LearnedGuidance
+    prompts: ViewTexts
+    cameras: CameraSampler
+    timesteps: Timesteps
+    noise: Noise
+    losses: dict[str, object] = field(default_factory=dict)  # name -> weight: a number or [[progress, value], ...]
+    views: int = 4
+    resolution: int = 64
+    background: Background = "random"
+    image: Literal["rgb", "normal", "depth"] = "rgb"
+    parts: tuple[str, ...] | None = None
+    weight: float = 1.0
+    every: int = 1
+    offset: int = 0
+    learner: torch.optim.Optimizer | None = None  # of a LearnedGuidance
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What ``on_step`` hears after step ``step`` (0-based) of ``steps``."""
+
+    step: int
+    steps: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+def fit(
+    scene: Scene,
+    terms: Sequence[BuiltTerm],
+    optimiser: torch.optim.Optimizer,
+    steps: int,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+    start_step: int = 0,
+    lr_scale: Callable[[float], float] = lambda progress: 1.0,
+    on_step: Callable[[StepInfo], None] = lambda info: None,
+) -> None:
+    """Optimise ``scene`` from ``start_step`` to ``steps``.
+
+    The same (seed, step) draws the same randomness, so a run continued from step k with the state it had there ends
+    in the same bytes. ``lr_scale(progress)`` multiplies every group's ``initial_lr``. Raises FloatingPointError with
+    step, t and seed when a gradient is not finite.
+    """
+    base_lr = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
+    for step in range(start_step, steps):
+        began, progress = time.perf_counter(), step / max(steps - 1, 1)
+        for group, lr in zip(optimiser.param_groups, base_lr, strict=True):
+            group["lr"] = lr * lr_scale(progress)
+        optimiser.zero_grad(set_to_none=True)
+        stats: dict[str, Tensor] = {}
+        for number, term in enumerate(terms):
+            if step % term.every == term.offset:
+                _descend(scene, term, progress, derive(seed, step, number), step, device, stats)
+        optimiser.step()
+        scene.adapt(step, derive(seed, step, "adapt"))
+        for number, term in enumerate(terms):
+            if isinstance(term.guidance, LearnedGuidance) and step % term.every == term.offset:
+                _learn(scene, term, progress, derive(seed, step, number, "learn"), device, stats)
+        names = list(stats)
+        values = torch.stack([stats[name].detach().float() for name in names]).tolist() if names else []
+        seconds = time.perf_counter() - began
+        on_step(StepInfo(step, steps, dict(zip(names, values, strict=True)), seconds))
+
+
+def _descend(
+    scene: Scene,
+    term: BuiltTerm,
+    progress: float,
+    seed: int,
+    step: int,
+    device: torch.device | str,
+    stats: dict[str, Tensor],
+) -> None:
+    """Add one term's gradient to the parameters of the scene: the guidance's, exactly, and its regularisers'."""
+    cameras, render, picture = look(scene, term, progress, seed, device)
+    x = term.prior.encode(picture, derive(seed, "encode"))
+    scale = term.weight / (len(x) * term.noise.draws)
+    regulariser, terms_of_loss = losses.total(render, term.losses, progress)
+    roots: list[Tensor] = []
+    grads: list[Tensor | None] = []
+    for draw in range(term.noise.draws):
+        view = _view(term, x, cameras, render, progress, derive(seed, draw))
+        with torch.no_grad():
+            gradient = term.guidance.grad(view, term.prior)
+        if gradient is None:
+            continue
+        if not torch.isfinite(gradient.x).all():
+            raise FloatingPointError(
+                f"The guidance's gradient is not finite at step {step}, t {view.t.tolist()}, seed {seed}: "
+                "lower the learning rate or the CFG scale, or run the prior in float32."
+            )
+        roots.append(x)
+        grads.append(gradient.x.to(x.dtype) * scale)
+        if gradient.rgb is not None:
+            roots.append(picture)
+            grads.append(gradient.rgb * scale)
+        stats["grad"] = gradient.x.square().mean().sqrt()
+        stats["t"] = view.t.mean()
+        stats.update({name: torch.tensor(value) for name, value in gradient.stats.items()})
+    if regulariser.requires_grad:
+        roots.append(regulariser * term.weight)
+        grads.append(None)
+    if roots:
+        torch.autograd.backward(roots, grads)  # exact: no pretended loss, see design, section 4
+    stats["alpha"] = render.alpha.mean()
+    stats.update(terms_of_loss)
+
+
+def _learn(
+    scene: Scene, term: BuiltTerm, progress: float, seed: int, device: torch.device | str, stats: dict[str, Tensor]
+) -> None:
+    """Let a guidance with weights learn on independent draws of the scene as it is now."""
+    assert isinstance(term.guidance, LearnedGuidance) and term.learner is not None
+    for k in range(term.guidance.learn_steps):
+        with torch.no_grad():
+            cameras, render, picture = look(scene, term, progress, derive(seed, k), device)
+            x = term.prior.encode(picture, derive(seed, k, "encode"))
+        view = _view(term, x, cameras, render, progress, derive(seed, k, "draw"))
+        term.learner.zero_grad(set_to_none=True)
+        loss = term.guidance.learn(view, term.prior)
+        loss.backward()
+        term.learner.step()
+        stats["learn"] = loss.detach()
+
+
+def look(
+    scene: Scene, term: BuiltTerm, progress: float, seed: int, device: torch.device | str
+) -> tuple[Cameras, RenderOutput, Tensor]:
+    """Draw cameras and background, render, and pick the picture that the prior will see."""
+    cameras = term.cameras.sample(term.views, term.resolution, progress, derive(seed, "cameras")).to(device)
+    background = None
+    if term.background == "random":
+        background = muted(term.views, generator(seed, "background")).to(device)
+    elif term.background != "scene":
+        background = torch.tensor(term.background, device=device)
+    render = scene.render(cameras, background, derive(seed, "render"), term.parts)
+    return cameras, render, _picture(render, cameras, term.image)
+
+
+def _picture(render: RenderOutput, cameras: Cameras, image: str) -> Tensor:
+    if image == "rgb":
+        return render.rgb
+    if image == "normal":
+        assert render.normal is not None, "this scene renders no normals"
+        return (render.normal + 1) / 2 * render.alpha + 0.5 * (1 - render.alpha)
+    near = cameras.distance[:, None, None, None] - 1.0  # the object lives in the unit ball
+    return ((near + 2.0 - render.depth) / 2).clamp(0, 1).expand_as(render.rgb) * render.alpha
+
+
+def _view(
+    term: BuiltTerm, x: Tensor, cameras: Cameras, render: RenderOutput, progress: float, seed: int
+) -> View:
+    """Draw t and noise for the encoded render ``x``; everything in a View is detached."""
+    x, seen = x.detach(), _detached(render)
+    t = term.timesteps.sample(len(x), progress, derive(seed, "t")).to(x)
+    noise = term.noise.sample(x, cameras, seen, derive(seed, "noise"))
+    alpha = term.prior.schedule.alpha(t).view(-1, 1, 1, 1)
+    sigma = term.prior.schedule.sigma(t).view(-1, 1, 1, 1)
+    condition = term.prompts.at(cameras, len(x))
+    return View(x, alpha * x + sigma * noise, noise, t, condition, cameras, seen, progress, derive(seed, "grad"))
+
+
+def _detached(render: RenderOutput) -> RenderOutput:
+    maybe = [None if v is None else v.detach() for v in (render.normal, render.semantic)]
+    return RenderOutput(render.rgb.detach(), render.alpha.detach(), render.depth.detach(), *maybe)

@@ -1,0 +1,96 @@
+"""A Mesh as checked numpy arrays: what every writer starts from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dreamforge.render.raster import vertex_normals
+from dreamforge.types import DreamforgeError, Mesh
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MeshArrays:
+    """``vertices [V,3]``, ``faces [F,3]``, unit ``normals [V,3]``; ``colors [V,3]`` sRGB in [0, 1] or
+    ``uv [V,2]`` (origin at the top left) with ``texture [H,W,3]`` sRGB bytes, or neither."""
+
+    vertices: Floats
+    faces: NDArray[np.int64]
+    normals: Floats
+    colors: Floats | None
+    uv: Floats | None
+    texture: NDArray[np.uint8] | None
+
+
+def checked(mesh: Mesh) -> MeshArrays:
+    """The mesh on the CPU, with normals if it had none and no colours where it has a texture.
+
+    Raises DreamforgeError for a mesh without triangles, with values that are not finite, with faces that point outside
+    its vertices, with arrays of other lengths, or with only one of ``uv`` and ``texture``.
+    """
+    if len(mesh.faces) == 0 or len(mesh.vertices) == 0:
+        raise DreamforgeError(
+            "the mesh has no triangles, expected a surface; train longer, or lower the density threshold of extraction"
+        )
+    if (mesh.uv is None) != (mesh.texture is None):
+        raise DreamforgeError("the mesh has only one of uv and texture, expected both or neither; add the other")
+    vertices = _floats(mesh.vertices, "vertices")
+    count = len(vertices)
+    faces = np.ascontiguousarray(mesh.faces.detach().cpu().numpy(), dtype=np.int64)
+    if faces.min() < 0 or faces.max() >= count:
+        raise DreamforgeError(
+            f"faces name vertices {faces.min()} to {faces.max()}, expected 0 to {count - 1}; repair the mesh first"
+        )
+    per_vertex = {"normals": mesh.normals, "uv": mesh.uv, "colors": mesh.colors if mesh.uv is None else None}
+    for name, tensor in per_vertex.items():
+        if tensor is not None and len(tensor) != count:
+            raise DreamforgeError(f"the mesh has {len(tensor)} {name}, expected one for each of its {count} vertices")
+    normals, colors = mesh.normals, per_vertex["colors"]
+    if normals is None:
+        normals = vertex_normals(torch.from_numpy(vertices), torch.from_numpy(faces))
+    return MeshArrays(
+        vertices,
+        faces,
+        _unit(_floats(normals, "normals")),
+        None if colors is None else _floats(colors, "colors").clip(0, 1),
+        None if mesh.uv is None else _floats(mesh.uv, "uv"),
+        None if mesh.texture is None else (_floats(mesh.texture, "texture").clip(0, 1) * 255).round().astype(np.uint8),
+    )
+
+
+def vertex_colors(arrays: MeshArrays) -> Floats | None:
+    """``colors [V,3]`` sRGB: the mesh's own, or its texture looked up at the vertices (nearest texel, repeating)."""
+    if arrays.uv is None or arrays.texture is None:
+        return arrays.colors
+    height, width = arrays.texture.shape[:2]
+    column, row = np.floor(arrays.uv * [width, height]).astype(np.int64).T
+    texels: Floats = arrays.texture[row % height, column % width].astype(np.float32) / np.float32(255)
+    return texels
+
+
+def png_bytes(texture: NDArray[np.uint8]) -> bytes:
+    """``[H,W,3]`` bytes as a PNG file."""
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(texture).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _floats(tensor: Tensor, name: str) -> Floats:
+    array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())
+    if not np.isfinite(array).all():
+        raise DreamforgeError(f"the mesh's {name} hold values that are not finite, expected numbers; repair it first")
+    return array
+
+
+def _unit(vectors: Floats) -> Floats:
+    """Vectors ``[N,3]`` at length 1; a zero vector becomes +Y, since formats forbid zero normals."""
+    length = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
+    return np.where(length > 1e-20, vectors / np.maximum(length, 1e-20), [0.0, 1.0, 0.0]).astype(np.float32)

@@ -1,0 +1,74 @@
+"""Writes Wavefront OBJ, with MTL and PNG where there is a texture."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamforge.export.arrays import MeshArrays, checked, png_bytes
+from dreamforge.files import atomic_write_all
+from dreamforge.types import Mesh
+
+
+def write_obj(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> None:
+    """Write the mesh as text; a texture goes to an .mtl and a .png beside it, colours behind the positions.
+
+    "v x y z r g b" (sRGB) is no part of the format, but what Blender, MeshLab and trimesh read. The format has no
+    axes, unit or notes: they and ``extras`` stand in comments.
+    Raises DreamforgeError for a mesh ``arrays.checked`` refuses and for a path that cannot be written.
+    """
+    path, arrays = Path(path), checked(mesh)
+    if arrays.texture is None:
+        atomic_write_all({path: _text(arrays, extras, None)})
+        return
+    name = _plain_name(path.stem)
+    atomic_write_all(
+        {
+            path.with_name(f"{name}.png"): png_bytes(arrays.texture),
+            path.with_name(f"{name}.mtl"): _material(f"{name}.png"),
+            path: _text(arrays, extras, f"{name}.mtl"),
+        }
+    )
+
+
+def _text(arrays: MeshArrays, extras: Mapping[str, Any] | None, material: str | None) -> bytes:
+    corner = arrays.faces + 1
+    vertices = arrays.vertices if arrays.colors is None else np.concatenate([arrays.vertices, arrays.colors], -1)
+    lines = ["# dreamforge: right-handed, metres, +Y up, front +Z, colours sRGB"]
+    lines += [
+        f"# {json.dumps(key)} {json.dumps(value, sort_keys=True)}" for key, value in sorted((extras or {}).items())
+    ]
+    lines += [f"mtllib {material}"] if material else []
+    lines += ["o asset", *_rows("v", "%.7g", vertices)]
+    if arrays.uv is not None:  # OBJ counts v from the bottom
+        lines += _rows("vt", "%.7g", np.stack([arrays.uv[:, 0], 1 - arrays.uv[:, 1]], -1))
+    lines += _rows("vn", "%.5g", arrays.normals)
+    lines += ["usemtl surface"] if material else []
+    if arrays.uv is None:
+        lines += ["f {0}//{0} {1}//{1} {2}//{2}".format(*face) for face in corner.tolist()]
+    else:
+        lines += ["f {0}/{0}/{0} {1}/{1}/{1} {2}/{2}/{2}".format(*face) for face in corner.tolist()]
+    return ("\n".join(lines) + "\n").encode("ascii")
+
+
+def _rows(key: str, number: str, values: NDArray[np.floating]) -> list[str]:
+    pattern = " ".join([key, *[number] * values.shape[1]])
+    return [pattern % tuple(row) for row in values.tolist()]
+
+
+def _material(texture: str) -> bytes:
+    """Dull and opaque; Pr and Pm are roughness and metalness for readers that know them."""
+    lines = ["newmtl surface", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1", "Pr 0.9", "Pm 0"]
+    return ("\n".join([*lines, f"map_Kd {texture}"]) + "\n").encode("ascii")
+
+
+def _plain_name(stem: str) -> str:
+    """Many readers split "mtllib" and "map_Kd" at spaces and expect ASCII; the hash keeps different names different."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", stem)
+    return plain if plain == stem else f"{plain}-{hashlib.blake2b(stem.encode(), digest_size=4).hexdigest()}"

@@ -1,0 +1,80 @@
+"""Reads an exported mesh back, through trimesh: a reader that is not ours."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamforge.export.write import FORMATS
+from dreamforge.render.light import linear_to_srgb
+from dreamforge.types import DreamforgeError, Mesh
+
+
+def load_mesh(path: str | os.PathLike[str]) -> Mesh:
+    """The one mesh of a .glb, .obj or .ply file, in the world's axes; colours come back as sRGB.
+
+    Raises DreamforgeError for a file that is missing, unknown, damaged, or holds more than one mesh.
+    """
+    import trimesh
+
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in FORMATS:
+        raise DreamforgeError(f"cannot read {str(path)!r}: expected a name that ends in .{', .'.join(FORMATS)}")
+    if not path.is_file():
+        raise DreamforgeError(f"there is no file {str(path)!r}, expected a mesh; check the path")
+    try:
+        scene = trimesh.load_scene(path, file_type=kind, process=False, maintain_order=True)
+        pieces = [(scene.geometry[name], place) for place, name in map(scene.graph.get, scene.graph.nodes_geometry)]
+        meshes = [_mesh(piece, place, kind) for piece, place in pieces]
+    except Exception as error:  # what trimesh raises on damage is open: index, assertion, JSON, struct, value errors
+        raise _damaged(path) from error
+    if len(meshes) != 1:
+        raise DreamforgeError(f"{str(path)!r} holds {len(meshes)} meshes, expected exactly one; join them first")
+    (mesh,) = meshes
+    whole = len(mesh.faces) > 0 and int(mesh.faces.max()) < len(mesh.vertices)
+    if not whole or not torch.isfinite(mesh.vertices).all():
+        raise _damaged(path)
+    return mesh
+
+
+def _mesh(piece: Any, place: Any, kind: str) -> Mesh:
+    vertices = piece.vertices @ place[:3, :3].T + place[:3, 3]
+    normals = piece.vertex_normals @ np.linalg.inv(place[:3, :3])
+    normals = torch.nn.functional.normalize(_float(normals), dim=-1)
+    faces = torch.from_numpy(np.array(piece.faces, dtype=np.int64))
+    visual = piece.visual
+    uv, texture, colors = None, None, None
+    image = _image(visual)
+    if image is not None and visual.uv is not None:
+        # trimesh counts v from the bottom, whatever the file does.
+        uv = _float(np.stack([visual.uv[:, 0], 1 - visual.uv[:, 1]], -1))
+        texture = _float(np.asarray(image.convert("RGB")) / 255)
+    elif kind == "glb":
+        stored = visual.vertex_attributes.get("color")
+        colors = None if stored is None else linear_to_srgb(_unit_range(stored))
+    elif visual.kind == "vertex":
+        colors = _unit_range(visual.vertex_colors)
+    return Mesh(_float(vertices), faces, normals, colors, uv, texture)
+
+
+def _image(visual: Any) -> Any:
+    material = getattr(visual, "material", None)
+    return getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+
+
+def _unit_range(colors: Any) -> Tensor:
+    """Colours as stored (floats, or integers over their whole range) -> ``[V,3]`` float in [0, 1]."""
+    top = np.iinfo(colors.dtype).max if colors.dtype.kind == "u" else 1
+    return _float(np.asarray(colors)[:, :3] / top)
+
+
+def _float(array: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _damaged(path: Path) -> DreamforgeError:
+    return DreamforgeError(f"cannot read {str(path)!r}: it is damaged or not a mesh; export it again")

@@ -1,0 +1,63 @@
+"""The end of a run: from the optimised scene to the files that a user opens."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamforge import pictures
+from dreamforge.config import Recipe
+from dreamforge.files import atomic_write
+from dreamforge.report import report
+from dreamforge.types import Mesh, NoMesh, Scene
+
+FLAT_SIZE = 512  # pixels of the picture of a scene without a surface
+
+
+def finish(folder: Path, recipe: Recipe, scene: Scene, device: torch.device, say: Callable[[str], None]) -> None:
+    """Write asset, turntable and report; ``result.json`` last, as the mark that all is there."""
+    say("extracting the surface")
+    try:
+        facts = _write_mesh(folder, recipe, finished_mesh(scene, recipe), say)
+    except NoMesh:
+        facts = _write_picture(folder, scene, device)
+    asset = (folder / facts["asset"]).read_bytes()
+    facts |= {"sha256": hashlib.sha256(asset).hexdigest(), "bytes": len(asset), "steps": recipe.steps}
+    atomic_write(folder / "report.html", report(folder, recipe, facts).encode())
+    atomic_write(folder / "result.json", (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def finished_mesh(scene: Scene, recipe: Recipe) -> Mesh:
+    """The mesh as it is exported. Raises NoMesh."""
+    from dreamforge.export.prepare import prepare
+
+    wanted = recipe.export
+    return prepare(scene.extract(wanted.resolution), wanted.triangles, wanted.delight)
+
+
+def write_asset(mesh: Mesh, path: Path, recipe: Recipe, format: str) -> None:
+    """The mesh as a file that says where it comes from."""
+    from dreamforge.export.write import export
+
+    export(mesh, path, format, {"prompt": recipe.prompt, "recipe": recipe.name, "seed": recipe.seed})
+
+
+def write_turntable(mesh: Mesh, path: Path) -> None:
+    atomic_write(path, pictures.webp(pictures.spin(mesh), seconds=4.0))
+
+
+def _write_mesh(folder: Path, recipe: Recipe, mesh: Mesh, say: Callable[[str], None]) -> dict[str, Any]:
+    asset = folder / f"asset.{recipe.export.format}"
+    write_asset(mesh, asset, recipe, recipe.export.format)
+    say("rendering the turntable")
+    write_turntable(mesh, folder / "turntable.webp")
+    return {"asset": asset.name, "vertices": len(mesh.vertices), "triangles": len(mesh.faces)}
+
+
+def _write_picture(folder: Path, scene: Scene, device: torch.device) -> dict[str, Any]:
+    picture = pictures.front(scene, FLAT_SIZE, device)
+    atomic_write(folder / "asset.png", pictures.png(picture))
+    return {"asset": "asset.png"}

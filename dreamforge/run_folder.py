@@ -1,0 +1,76 @@
+"""The folder of a run: when a run may be written to it, what it begins with, what a killed process left in it."""
+
+import json
+import shutil
+from pathlib import Path
+
+from dreamforge.files import atomic_write, remove_partial
+from dreamforge.types import DreamforgeError
+
+FILES = ("recipe.yaml", "result.json", "manifest.json", "metrics.jsonl", "report.html", "turntable.webp")
+FOLDERS = ("previews", "checkpoints")
+
+
+def holds(path: Path, recipe: str) -> bool:
+    """Whether the folder holds a run of this very recipe (prompt and seed are part of its text)."""
+    file = path / "recipe.yaml"
+    return file.is_file() and file.read_text("utf-8") == recipe
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise DreamforgeError unless a new run may be written to ``path``."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise DreamforgeError(f"The output '{path}' is a file, but a folder is expected: choose another --out.")
+    if overwrite or not _foreign(path):
+        return
+    what = "another run" if (path / "recipe.yaml").is_file() else "files"
+    raise DreamforgeError(
+        f"The output folder '{path}' already holds {what}: choose another --out, or replace it with --overwrite."
+    )
+
+
+def begin(path: Path, recipe: str, manifest: bytes) -> None:
+    """Clear away what an earlier run wrote, nothing else, and write what a run starts with.
+
+    ``recipe.yaml`` is the first to go and the last to come: a folder that has it is a run that can be resumed.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DreamforgeError(
+            f"The output folder '{path}' cannot be made ({error.strerror}): choose another --out."
+        ) from error
+    for file in [*(path / name for name in FILES), *path.glob("asset.*")]:
+        file.unlink(missing_ok=True)
+    for name in FOLDERS:
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+    (path / "previews").mkdir()
+    atomic_write(path / "manifest.json", manifest)
+    atomic_write(path / "recipe.yaml", recipe.encode())
+
+
+def cut_back(path: Path, done: int) -> None:
+    """Drop what a killed process wrote after step ``done``: lines of the log, partial files, the mark of the end."""
+    for folder in (path, path / "previews", path / "checkpoints"):
+        remove_partial(folder)
+    (path / "result.json").unlink(missing_ok=True)
+    kept = [line for line in logged(path) if line["step"] <= done]
+    atomic_write(path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def logged(path: Path) -> list[dict[str, float]]:
+    """The lines of ``metrics.jsonl``; a last line that was torn by a kill is left out."""
+    log = path / "metrics.jsonl"
+    lines = log.read_text("utf-8", errors="replace").split("\n")[:-1] if log.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def _foreign(path: Path) -> bool:
+    """Whether the folder holds anything but what a run leaves that was killed before ``recipe.yaml`` was written."""
+    remove_partial(path)
+    left = {entry.name for entry in path.iterdir()} - {"manifest.json"}
+    previews = path / "previews"
+    return bool(left - {"previews"}) or (previews.is_dir() and any(previews.iterdir()))

@@ -1,0 +1,239 @@
+"""A run is a folder that explains itself, and goes on after a kill at any moment to the same bytes.
+
+    recipe.yaml     the resolved recipe, prompt and seed included: ``generate --recipe`` of it repeats the run
+    manifest.json   where it ran: versions, device, threads, hash of the prior's files, git state
+    metrics.jsonl   one line per step
+    previews/       pictures on the way
+    checkpoints/    the last two states
+    asset.glb       the result (asset.png of a scene without a surface), with turntable.webp and report.html
+    result.json     written last: the run is done
+
+Nothing but the last checkpoint is needed to go on: randomness is a function of (seed, step), ``metrics.jsonl`` is cut
+back to that step, everything after it is made again.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamforge import checkpoints, config, devices, run_folder
+from dreamforge.assembly import Priors, Workshop, build_scene, build_stage
+from dreamforge.checkpoints import Checkpoint, unnest
+from dreamforge.config import Recipe
+from dreamforge.engine import StepInfo, fit
+from dreamforge.files import atomic_write
+from dreamforge.finish import finish, finished_mesh
+from dreamforge.manifest import manifest, thread_warning
+from dreamforge.pictures import png, preview
+from dreamforge.rng import derive
+from dreamforge.schedule import curve
+from dreamforge.types import Cameras, DreamforgeError, Mesh, RenderOutput, Scene
+
+
+class Interrupted(Exception):
+    """A run was asked to stop and has written a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a listener hears after every step, counted over all stages."""
+
+    done: int
+    steps: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who watches a run: ``step`` after every step, ``say`` for what is happening, ``warn``, ``stop`` to end early."""
+
+    step: Callable[[Progress], None] = lambda progress: None
+    say: Callable[[str], None] = lambda text: None
+    warn: Callable[[str], None] = lambda text: None
+    stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Make it with ``generate`` or ``load``."""
+
+    path: Path
+    recipe: Recipe
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What ``result.json`` says, or None while the run is not done."""
+        path = self.path / "result.json"
+        if not path.is_file():
+            return None
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return content if (self.path / content["asset"]).is_file() else None
+
+    @property
+    def asset(self) -> Path:
+        """The file that the run made. Raises DreamforgeError while it is not done."""
+        if self.result is None:
+            raise DreamforgeError(f"The run {self.path} is not done: finish it with 'dreamforge resume {self.path}'.")
+        return self.path / str(self.result["asset"])
+
+    def metrics(self) -> list[dict[str, float]]:
+        """One dictionary per step."""
+        return run_folder.logged(self.path)
+
+    def scene(self, device: str = "auto") -> Scene:
+        """The scene as the last checkpoint holds it."""
+        checkpoint = checkpoints.latest(self.path / "checkpoints")
+        if checkpoint is None:
+            raise DreamforgeError(
+                f"The run {self.path} has no checkpoint yet: 'dreamforge resume {self.path}' goes on."
+            )
+        return _scene_of(self.recipe, checkpoint, devices.pick(device))
+
+    def mesh(self) -> Mesh:
+        """The mesh as it is exported: surface, floaters removed, decimated. Raises NoMesh for a flat scene."""
+        return finished_mesh(self.scene(self.recipe.device), self.recipe)
+
+    @torch.no_grad()
+    def render(self, cameras: Cameras) -> RenderOutput:
+        """The scene, not the mesh, through ``cameras`` over its own background."""
+        return self.scene(self.recipe.device).render(cameras.to(devices.pick(self.recipe.device)), None, seed=0)
+
+
+def load(path: str | Path) -> Run:
+    """The run in a folder. Raises DreamforgeError where there is none."""
+    path = Path(path)
+    if not (path / "recipe.yaml").is_file():
+        raise DreamforgeError(f"'{path}' is not a run (it has no recipe.yaml): give the folder that 'generate' made.")
+    return Run(path, config.load(path / "recipe.yaml"))
+
+
+def generate(recipe: Recipe, out: str | Path, *, overwrite: bool = False, listener: Listener | None = None) -> Run:
+    """Run ``recipe`` into the folder ``out``, or go on with the same run there.
+
+    Nothing is written before everything that can be checked has been. Raises DreamforgeError for wrong input,
+    Interrupted when ``listener.stop`` said so.
+    """
+    listener = listener or Listener()
+    run = Run(Path(out), recipe)
+    prompts = [term.prompt for stage in recipe.stages for term in stage.terms]
+    if not all(prompt.strip() for prompt in prompts):
+        raise DreamforgeError("The prompt is empty: write what to make, for example 'a red mushroom'.")
+    text = config.dump(recipe)
+    known = not overwrite and run_folder.holds(run.path, text)
+    if known and run.result is not None:
+        return run
+    if not known:
+        run_folder.check_free(run.path, overwrite)
+    priors = Priors(devices.pick(recipe.device))
+    checkpoint = checkpoints.latest(run.path / "checkpoints") if known else None
+    start = _started(run, priors, checkpoint)
+    if not known:
+        run_folder.begin(run.path, text, manifest(priors.device, priors.folders()))
+    for warning in [*priors.warnings(recipe), *thread_warning(run.path)]:
+        listener.warn(warning)
+    _carry_on(run, priors, start, checkpoint, listener)
+    return run
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """``runs/a-red-mushroom-0``."""
+    words = re.findall(r"\w+", recipe.prompt.lower())[:8]
+    return Path("runs") / "-".join([*words, str(recipe.seed)])
+
+
+def resume(path: str | Path, listener: Listener | None = None) -> Run:
+    """Go on with the run in a folder, from its last checkpoint."""
+    run = load(path)
+    return generate(run.recipe, run.path, listener=listener)
+
+
+def _started(run: Run, priors: Priors, checkpoint: Checkpoint | None) -> Workshop | None:
+    """The stage to go on with, its state restored; None when every step is done and only the export is missing."""
+    stages, device = run.recipe.stages, priors.device
+    if checkpoint is None:
+        return build_stage(run.recipe, 0, priors)
+    if checkpoint.step < stages[checkpoint.stage].steps:
+        workshop = build_stage(run.recipe, checkpoint.stage, priors)
+        _restore(workshop.load_state, checkpoint, run)
+        return workshop
+    if checkpoint.stage + 1 < len(stages):
+        before = _scene_of(run.recipe, checkpoint, device)
+        return build_stage(run.recipe, checkpoint.stage + 1, priors, before)
+    return None
+
+
+def _carry_on(
+    run: Run, priors: Priors, workshop: Workshop | None, checkpoint: Checkpoint | None, listener: Listener
+) -> None:
+    """The steps that are left, then the export."""
+    stages = run.recipe.stages
+    done = 0 if checkpoint is None else checkpoint.done
+    run_folder.cut_back(run.path, done)
+    if workshop is None:
+        assert checkpoint is not None
+        finish(run.path, run.recipe, _scene_of(run.recipe, checkpoint, priors.device), priors.device, listener.say)
+        return
+    first, step = (0, 0) if checkpoint is None else (checkpoint.stage, checkpoint.step)
+    if step == stages[first].steps:
+        first, step = first + 1, 0
+    for number in range(first, len(stages)):
+        if number > first:
+            workshop, step = build_stage(run.recipe, number, priors, workshop.scene), 0
+        _run_stage(run, number, step, workshop, priors.device, listener)
+    finish(run.path, run.recipe, workshop.scene, priors.device, listener.say)
+
+
+def _run_stage(run: Run, number: int, start: int, workshop: Workshop, device: torch.device, listener: Listener) -> None:
+    """One stage from step ``start``: log, previews, checkpoints; a last checkpoint at its end."""
+    recipe, stage = run.recipe, run.recipe.stages[number]
+    before = sum(earlier.steps for earlier in recipe.stages[:number])
+    resolution = stage.terms[0].resolution
+    with open(run.path / "metrics.jsonl", "a", encoding="utf-8") as log:
+
+        def on_step(info: StepInfo) -> None:
+            step, done = info.step + 1, before + info.step + 1
+            line = {"step": done, "stage": number, **info.metrics, "seconds": round(info.seconds, 4)}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            stop, last = listener.stop(), step == stage.steps
+            if recipe.preview_every and (done % recipe.preview_every == 0 or last):
+                picture = preview(workshop.scene, resolution, device)
+                atomic_write(run.path / "previews" / f"step_{done:06d}.png", png(picture))
+            if stop or last or done % recipe.checkpoint_every == 0:
+                checkpoints.save(run.path / "checkpoints", Checkpoint(number, step, done, workshop.state()))
+            listener.step(Progress(done, recipe.steps, info.metrics))
+            if stop:
+                raise Interrupted(f"interrupted after step {done} of {recipe.steps}")
+
+        fit(
+            workshop.scene,
+            workshop.terms,
+            workshop.optimiser,
+            stage.steps,
+            derive(recipe.seed, "stage", number),
+            device=device,
+            start_step=start,
+            lr_scale=lambda progress: curve(stage.optimiser.lr_scale, progress),
+            on_step=on_step,
+        )
+
+
+def _scene_of(recipe: Recipe, checkpoint: Checkpoint, device: torch.device) -> Scene:
+    scene = build_scene(recipe, checkpoint.stage, device)
+    scene.load_state({name: value.to(device) for name, value in unnest("scene", checkpoint.state).items()})
+    return scene
+
+
+def _restore(load_state: Callable[[dict[str, torch.Tensor]], None], checkpoint: Checkpoint, run: Run) -> None:
+    try:
+        load_state(checkpoint.state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DreamforgeError(
+            f"The checkpoint after step {checkpoint.done} in {run.path} does not fit its recipe.yaml ({error}): "
+            "it was changed since; start again with --overwrite."
+        ) from error

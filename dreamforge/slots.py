@@ -1,0 +1,143 @@
+"""Slots of a recipe: ``use: file.Class`` becomes an object of that class. The file system is the registry.
+
+The class is a frozen dataclass, so it is its own schema: OmegaConf checks the types of the values given.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dreamforge.types import DreamforgeError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """``home``: the folder or file of our own classes; ``methods``: a class of this slot has one of them."""
+
+    name: str
+    home: str
+    methods: tuple[str, ...]
+
+    def content(self, spec: Any) -> dict[str, Any]:
+        """A spec object as YAML types, with the ``use`` that finds its class again."""
+        cls = type(spec)
+        own = cls.__module__.removeprefix(self._prefix() + ".")
+        values = OmegaConf.to_container(OmegaConf.structured(spec))
+        assert isinstance(values, dict)
+        return {"use": f"{own}.{cls.__qualname__}", **values}
+
+    def choices(self) -> dict[str, type]:
+        """Our own classes for this slot, ``file.Class`` -> class."""
+        home = import_module(self.home)
+        names = [self.home]
+        if hasattr(home, "__path__"):
+            names = [f"{self.home}.{module.name}" for module in pkgutil.iter_modules(home.__path__)]
+        found = {}
+        for module in map(import_module, names):
+            for name, cls in vars(module).items():
+                if self._fits(cls) and cls.__module__ == module.__name__ and not name.startswith("_"):
+                    found[f"{module.__name__.removeprefix(self._prefix() + '.')}.{name}"] = cls
+        return dict(sorted(found.items()))
+
+    def locate(self, use: str) -> type:
+        """The class of ``use``: in our own folder, else by its absolute import path. Raises DreamforgeError."""
+        module, _, name = use.rpartition(".")
+        for candidate in (f"{self._prefix()}.{module}", module):
+            found = getattr(_imported(candidate), name, None) if module else None
+            if found is not None:
+                break
+        if found is None:
+            raise DreamforgeError(f"There is no {self.name} '{use}': {nearest(use, list(self.choices()))}")
+        if not self._fits(found):
+            wanted = " or ".join(f"{method}()" for method in self.methods)
+            raise DreamforgeError(f"'{use}' cannot be a {self.name}: it must be a dataclass with {wanted}.")
+        return found  # type: ignore[no-any-return]
+
+    def _fits(self, cls: object) -> bool:
+        is_spec = isinstance(cls, type) and dataclasses.is_dataclass(cls)
+        return is_spec and any(hasattr(cls, method) for method in self.methods)
+
+    def _prefix(self) -> str:
+        home = import_module(self.home)
+        return self.home if hasattr(home, "__path__") else self.home.rpartition(".")[0]
+
+
+SLOTS = {
+    slot.name: slot
+    for slot in (
+        Slot("prior", "dreamforge.priors", ("build",)),
+        Slot("scene", "dreamforge.scenes", ("build",)),
+        Slot("guidance", "dreamforge.guidance", ("grad", "build")),
+        Slot("timesteps", "dreamforge.schedule", ("sample",)),
+        Slot("noise", "dreamforge.noise", ("sample",)),
+        Slot("cameras", "dreamforge.cameras", ("sample",)),
+        Slot("prompts", "dreamforge.prompts", ("build",)),
+    )
+}
+
+
+def locate(slot: str, use: str) -> type:
+    """``locate("guidance", "sds.SDS")`` is ``dreamforge.guidance.sds.SDS``; see ``Slot.locate``."""
+    return SLOTS[slot].locate(use)
+
+
+def make(slot: str, content: object) -> Any:
+    """The spec object of a slot's YAML block ``{use: file.Class, key: value, ...}``. Raises DreamforgeError."""
+    if isinstance(content, str):
+        content = {"use": content}
+    if not isinstance(content, Mapping) or not isinstance(content.get("use"), str):
+        raise DreamforgeError(f"'{slot}' was given {content!r}, but expects a block with 'use: file.Class'.")
+    values = {key: value for key, value in content.items() if key != "use"}
+    return typed(locate(slot, content["use"]), values, slot)
+
+
+def typed(cls: type, values: object, where: str) -> Any:
+    """An object of the dataclass ``cls``, each value checked against its type. Raises DreamforgeError."""
+    if not isinstance(values, Mapping):
+        raise DreamforgeError(f"'{where}' was given {values!r}, but expects a block of 'key: value' lines.")
+    types = {one.name: one.type for one in dataclasses.fields(cls) if one.init}
+    spell(where or "recipe", values, list(types))
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "").split(".")[0].split("[")[0]
+        path = ".".join(part for part in (where, key) if part)
+        if key not in values:
+            raise DreamforgeError(f"'{path}' is not right: {str(error).splitlines()[0]}.") from error
+        expected = inspect.formatannotation(types[key]).replace("typing.", "")
+        raise DreamforgeError(f"'{path}' was given {values[key]!r}, but expects {expected}.") from error
+
+
+def spell(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise DreamforgeError with the nearest right key for the first key that is not known."""
+    for key in given:
+        if key not in known:
+            raise DreamforgeError(f"There is no key '{key}' in {where}: {nearest(str(key), known)}")
+
+
+def nearest(given: str, known: Sequence[str]) -> str:
+    """The end of a sentence that helps: the most similar of ``known``, or all of them."""
+    close = difflib.get_close_matches(given, known, n=1) or [k for k in known if given.lower() in k.lower()][:1]
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"choose one of {', '.join(known)}." if known else "there is none to choose from."
+
+
+def _imported(module: str) -> object:
+    """The module, or None where there is no such module; a module that fails to import is the user's to mend."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            return None
+        raise DreamforgeError(f"'{module}' could not be imported: {error}; install what it needs.") from error
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise DreamforgeError(f"'{module}' could not be imported: {error}.") from error

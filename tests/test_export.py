@@ -1,0 +1,417 @@
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from dreamforge.export.decimate import drop_degenerate, transfer, unfolded
+from dreamforge.export.gltf import glb_bytes, write_glb
+from dreamforge.export.obj import write_obj
+from dreamforge.export.ply import write_ply
+from dreamforge.export.prepare import prepare
+from dreamforge.export.read import load_mesh
+from dreamforge.export.write import export
+from dreamforge.render.light import linear_to_srgb, shading, srgb_to_linear
+from dreamforge.render.raster import vertex_normals
+from dreamforge.types import DreamforgeError, Mesh
+from tests.tools import gltf_reports, require_tool
+
+EXTRAS = {"prompt": 'a "red" mushroom,\n雪 # \\', "recipe": {"name": "default", "hash": "0a1b"}, "seed": 7}
+
+
+@cache
+def ball(cells: int = 40, radius: float = 0.6) -> Mesh:
+    """A marching-cubes ball whose colour is a function of the place: no two regions look alike."""
+    from skimage.measure import marching_cubes
+
+    axis = np.linspace(-1, 1, cells)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    distance = radius - np.linalg.norm(grid, axis=-1)
+    vertices, faces, _, _ = marching_cubes(distance, 0.0, gradient_direction="ascent")
+    vertices = torch.from_numpy(np.float32(vertices / (cells - 1) * 2 - 1))
+    mesh = Mesh(vertices, torch.from_numpy(np.int64(faces)))
+    return replace(mesh, normals=vertices / vertices.norm(dim=-1, keepdim=True), colors=(vertices + 1) / 2)
+
+
+def quad() -> Mesh:
+    """A textured square facing +Z. The texture's corners: red top left, green top right, blue and white below."""
+    texture = torch.zeros(4, 8, 3)
+    texture[:2, :4, 0] = texture[:2, 4:, 1] = texture[2:, :4, 2] = 1.0
+    texture[2:, 4:] = 1.0
+    vertices = torch.tensor([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]])
+    uv = torch.tensor([[0.05, 0.95], [0.95, 0.95], [0.95, 0.05], [0.05, 0.05]])
+    return Mesh(vertices, torch.tensor([[0, 1, 2], [0, 2, 3]]), uv=uv, texture=texture)
+
+
+def header(data: bytes) -> dict[str, Any]:
+    magic, version, length = struct.unpack_from("<4sII", data)
+    assert (magic, version, length) == (b"glTF", 2, len(data))
+    size, kind = struct.unpack_from("<I4s", data, 12)
+    assert kind == b"JSON"
+    document: dict[str, Any] = json.loads(data[20 : 20 + size])
+    return document
+
+
+def area(mesh: Mesh) -> torch.Tensor:
+    """Face normals times twice the area, ``[F,3]``."""
+    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
+    return torch.linalg.cross(b - a, c - a)
+
+
+# --- what other readers see --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+def test_round_trip(tmp_path: Path, kind: str) -> None:
+    path, mesh = tmp_path / f"my asset ünïcode 雪.{kind}", ball()
+    export(mesh, path, kind, EXTRAS)
+    back = load_mesh(path)
+    torch.testing.assert_close(back.vertices, mesh.vertices, atol=1e-6, rtol=0)
+    assert torch.equal(back.faces, mesh.faces)
+    assert mesh.normals is not None and mesh.colors is not None and back.normals is not None and back.colors is not None
+    torch.testing.assert_close(back.normals, mesh.normals, atol=2e-5, rtol=0)
+    # Bytes in PLY, decimals through bytes in OBJ, 16 bits of linear light in GLB.
+    torch.testing.assert_close(back.colors, mesh.colors, atol=2e-4 if kind == "glb" else 2.1e-3, rtol=0)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+def test_trimesh_agrees_that_the_outside_is_outside(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"ball.{kind}"
+    export(ball(), path, kind)
+    mesh = trimesh.load_scene(path).to_geometry()
+    assert mesh.is_watertight and mesh.is_winding_consistent
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.02)
+    assert (mesh.face_normals * mesh.triangles_center).sum(-1).min() > 0
+    assert (mesh.vertex_normals * mesh.vertices).sum(-1).min() > 0
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj"])
+def test_texture_round_trip(tmp_path: Path, kind: str) -> None:
+    path, mesh = tmp_path / f"my quad.{kind}", quad()
+    export(mesh, path, kind)
+    back = load_mesh(path)
+    assert back.uv is not None and back.texture is not None and mesh.texture is not None
+    assert torch.equal(back.texture, mesh.texture)
+    assert mesh.uv is not None and back.colors is None
+    place = [int((back.vertices - v).norm(dim=-1).argmin()) for v in mesh.vertices]
+    torch.testing.assert_close(back.uv[place], mesh.uv, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj"])
+def test_trimesh_sees_the_texture_the_right_way_up(tmp_path: Path, kind: str) -> None:
+    export(quad(), tmp_path / f"q.{kind}", kind)
+    mesh = trimesh.load_scene(tmp_path / f"q.{kind}").to_geometry()
+    colors = mesh.visual.to_color().vertex_colors[:, :3]
+    corner = int(np.argmin(np.linalg.norm(mesh.vertices - [-0.5, 0.5, 0], axis=-1)))
+    assert colors[corner].tolist() == [255, 0, 0]
+
+
+def test_ply_of_a_textured_mesh_has_its_colours(tmp_path: Path) -> None:
+    write_ply(quad(), tmp_path / "q.ply")
+    colors = load_mesh(tmp_path / "q.ply").colors
+    assert colors is not None and colors.tolist() == [[0, 0, 1], [1, 1, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_khronos_validator_has_nothing_to_say(tmp_path: Path) -> None:
+    plain = replace(ball(), normals=None, colors=None)
+    for name, mesh in {"painted ball": ball(), "quad": quad(), "plain": plain, "雪": prepare(ball(), 500)}.items():
+        write_glb(mesh, tmp_path / f"{name}.glb", EXTRAS)
+    reports = gltf_reports(*sorted(tmp_path.iterdir()))
+    assert len(reports) == 4
+    for report in reports:
+        assert report["issues"]["messages"] == []
+        assert report["info"]["totalTriangleCount"] > 0
+
+
+def test_the_validator_is_really_asked(tmp_path: Path) -> None:
+    data = glb_bytes(ball())
+    (tmp_path / "bad.glb").write_bytes(data.replace(b'"type":"VEC3"', b'"type":"VEC2"', 1))
+    assert gltf_reports(tmp_path / "bad.glb")[0]["issues"]["numErrors"] > 0
+
+
+def test_a_missing_tool_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_tool(True, "there")
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception):
+        require_tool(None, "no node")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no node"):
+        require_tool(None, "no node")
+
+
+# --- the content of the files ---------------------------------------------------------------------------------------
+
+
+def test_glb_material_axes_and_provenance() -> None:
+    document = header(glb_bytes(ball(), EXTRAS))
+    assert document["asset"]["generator"].startswith("dreamforge ")
+    assert document["asset"]["extras"] == document["nodes"][0]["extras"] == EXTRAS
+    (material,) = document["materials"]
+    assert material["alphaMode"] == "OPAQUE" and material["doubleSided"] is False
+    assert material["pbrMetallicRoughness"] == {"metallicFactor": 0.0, "roughnessFactor": 0.9}
+    assert not {"matrix", "rotation", "scale", "translation"} & set(document["nodes"][0])
+    assert "extras" not in header(glb_bytes(ball()))["asset"]
+
+
+def test_glb_colours_are_linear(tmp_path: Path) -> None:
+    colors = torch.tensor([[0.5, 0.0, 1.0], [0.02, 0.1, 0.9], [1.5, -1.0, 0.25]])
+    mesh = Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), colors=colors)
+    write_glb(mesh, tmp_path / "a.glb")
+    (geometry,) = trimesh.load_scene(tmp_path / "a.glb").geometry.values()
+    stored = geometry.visual.vertex_attributes["color"] / 65535
+    assert stored[0] == pytest.approx([0.21404, 0.0, 1.0, 1.0], abs=2e-5)  # IEC 61966-2-1 at one half
+    back = load_mesh(tmp_path / "a.glb").colors
+    assert back is not None
+    torch.testing.assert_close(back, colors.clamp(0, 1), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("count", "component"), [(65535, 5123), (65536, 5125)])
+def test_glb_index_type(tmp_path: Path, count: int, component: int) -> None:
+    vertices = torch.rand(count, 3, generator=torch.Generator().manual_seed(0))
+    faces = torch.tensor([[0, 1, 2], [count - 3, count - 2, count - 1]])
+    write_glb(Mesh(vertices, faces), tmp_path / "a.glb")
+    document = header((tmp_path / "a.glb").read_bytes())
+    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["indices"]]
+    assert accessor["componentType"] == component
+    assert torch.equal(load_mesh(tmp_path / "a.glb").faces, faces)
+
+
+@pytest.mark.parametrize("write", [write_glb, write_obj, write_ply])
+@pytest.mark.parametrize("make", [ball, quad])
+def test_equal_arguments_give_equal_bytes(tmp_path: Path, write: Callable[..., None], make: Callable[[], Mesh]) -> None:
+    for folder, extras in {"a": EXTRAS, "b": dict(reversed(EXTRAS.items()))}.items():
+        (tmp_path / folder).mkdir()
+        write(make(), tmp_path / folder / "x", extras)
+    a, b = ({p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()} for folder in "ab")
+    assert a == b
+
+
+def test_text_formats_keep_the_notes_in_comments(tmp_path: Path) -> None:
+    write_obj(ball(), tmp_path / "a.obj", EXTRAS)
+    write_ply(ball(), tmp_path / "a.ply", EXTRAS)
+    for name, start in (("a.obj", b"# "), ("a.ply", b"comment ")):
+        lines = (tmp_path / name).read_bytes().split(b"\n")
+        (line,) = [line for line in lines if line.startswith(start + b'"prompt"')]
+        assert json.loads(line.split(b'"prompt" ', 1)[1]) == EXTRAS["prompt"]
+        assert b"metres, +Y up, front +Z" in b"".join(lines[:3])
+
+
+def test_obj_material_names_have_no_spaces_and_do_not_clash(tmp_path: Path) -> None:
+    write_obj(quad(), tmp_path / "a b.obj")
+    write_obj(quad(), tmp_path / "a_b.obj")
+    materials = sorted(path.name for path in tmp_path.glob("*.mtl"))
+    assert len(materials) == 2 and "a_b.mtl" in materials and not any(" " in name for name in materials)
+
+
+# --- wrong input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mesh", "words"),
+    [
+        (Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)), "no triangles"),
+        (Mesh(torch.eye(3), torch.zeros(0, 3, dtype=torch.int64)), "no triangles"),
+        (Mesh(torch.eye(3) * torch.nan, torch.tensor([[0, 1, 2]])), "vertices hold values that are not finite"),
+        (Mesh(torch.eye(3), torch.tensor([[0, 1, 3]])), "faces name vertices 0 to 3, expected 0 to 2"),
+        (Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), colors=torch.zeros(2, 3)), "2 colors, expected"),
+        (Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), uv=torch.zeros(3, 2)), "only one of uv and texture"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+def test_a_broken_mesh_is_refused_and_nothing_written(tmp_path: Path, mesh: Mesh, words: str, kind: str) -> None:
+    with pytest.raises(DreamforgeError, match=words):
+        export(mesh, tmp_path / "a", kind)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("given", "near"), [("gbl", "'glb'"), (".GLB", "'glb'"), ("gltf", "'glb'"), ("fbx", "one of")])
+def test_unknown_format_names_the_nearest(tmp_path: Path, given: str, near: str) -> None:
+    with pytest.raises(DreamforgeError, match=r"expected one of glb, obj, ply; .*" + near.strip("'")):
+        export(ball(), tmp_path / "a", given)
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+def test_a_damaged_file_gets_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    export(ball(), path, kind)
+    whole = path.read_bytes()
+    for damaged in (b"", b"\0" * 100, b"hello", whole[: len(whole) // 3]):
+        path.write_bytes(damaged)
+        with pytest.raises(DreamforgeError, match="damaged"):
+            load_mesh(path)
+
+
+def test_more_or_less_than_one_mesh_is_refused(tmp_path: Path) -> None:
+    pair = trimesh.Scene([trimesh.creation.box(), trimesh.creation.icosphere()])
+    pair.export(tmp_path / "two.glb")
+    with pytest.raises(DreamforgeError, match="holds 2 meshes, expected exactly one"):
+        load_mesh(tmp_path / "two.glb")
+    (tmp_path / "points.ply").write_bytes(trimesh.PointCloud(np.eye(3)).export(file_type="ply"))
+    with pytest.raises(DreamforgeError, match="not a mesh"):
+        load_mesh(tmp_path / "points.ply")
+
+
+def test_reading_obeys_the_place_of_the_mesh_in_its_scene(tmp_path: Path) -> None:
+    scene, place = trimesh.Scene(), trimesh.transformations.rotation_matrix(np.pi / 2, [0, 1, 0], [0.1, 0, 0])
+    box = trimesh.creation.box([1, 2, 3])
+    scene.add_geometry(box, transform=place)
+    scene.export(tmp_path / "a.glb")
+    mesh = load_mesh(tmp_path / "a.glb")
+    expected = torch.tensor(trimesh.transform_points(box.vertices, place), dtype=torch.float32)
+    torch.testing.assert_close(mesh.vertices, expected, atol=1e-6, rtol=0)
+    assert mesh.normals is not None and ((mesh.normals * (mesh.vertices - mesh.vertices.mean(0))).sum(-1) > 0).all()
+
+
+def test_reading_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DreamforgeError, match="there is no file"):
+        load_mesh(tmp_path / "a.glb")
+    with pytest.raises(DreamforgeError, match=r"ends in \.glb, \.obj, \.ply"):
+        load_mesh(tmp_path / "a.blend")
+
+
+# --- preparation ------------------------------------------------------------------------------------------------------
+
+
+def test_decimation_keeps_budget_shape_and_closedness() -> None:
+    mesh = ball()
+    assert len(mesh.faces) > 5000
+    for budget in (2000, 400):
+        small = prepare(mesh, budget, delight=False)
+        assert budget * 0.9 <= len(small.faces) <= budget
+        assert (small.vertices.norm(dim=-1) - 0.6).abs().max() < 0.012
+        # The other way round: no part of the ball is left without a face. Spacing of vertices bounds the distance.
+        assert torch.cdist(mesh.vertices, small.vertices).min(1).values.max() < 3 * (4 * np.pi * 0.36 / budget) ** 0.5
+        judge = trimesh.Trimesh(small.vertices.numpy(), small.faces.numpy(), process=False)
+        assert judge.is_watertight and judge.is_winding_consistent
+        assert judge.volume == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.03)
+        center = small.vertices[small.faces].mean(1)
+        assert (torch.nn.functional.cosine_similarity(area(small), center) > 0.5).all()
+        assert small.normals is not None and small.colors is not None
+        assert (torch.nn.functional.cosine_similarity(small.normals, small.vertices) > 0.995).all()
+        torch.testing.assert_close(small.colors, (small.vertices + 1) / 2, atol=0.02, rtol=0)
+
+
+def painted(mesh: Mesh) -> Mesh:
+    """A small dark disc on a light front: a face's eye."""
+    eye = (mesh.vertices[:, :2] - torch.tensor([0.15, 0.1])).norm(dim=-1) < 0.1
+    colors = torch.where((eye & (mesh.vertices[:, 2] > 0))[:, None], 0.1, 0.9).expand(-1, 3)
+    return replace(mesh, colors=colors)
+
+
+def test_decimation_keeps_a_painted_edge_that_the_shape_does_not_show() -> None:
+    """Share of the surface whose colour is off by more than 0.2, against the same without the relief."""
+    mesh = painted(ball(64))
+
+    def wrong(small: Mesh) -> float:
+        front = area(small).norm(dim=-1) * (small.vertices[small.faces].mean(1)[:, 2] > 0)
+        generator = torch.Generator().manual_seed(0)
+        face = torch.multinomial(front, 40_000, replacement=True, generator=generator)
+        weights = torch.rand(40_000, 3, generator=generator).log().neg()
+        weights /= weights.sum(-1, keepdim=True)
+        assert small.colors is not None
+        place, color = ((weights[..., None] * v[small.faces[face]]).sum(1) for v in (small.vertices, small.colors))
+        true = painted(replace(small, vertices=place)).colors
+        assert true is not None
+        return float(((color - true).abs().amax(-1) > 0.2).float().mean())
+
+    with_relief = wrong(prepare(mesh, 2000, delight=False))
+    grey = prepare(replace(mesh, colors=torch.full_like(mesh.vertices, 0.5)), 2000, delight=False)
+    assert grey.normals is not None and mesh.normals is not None and mesh.colors is not None
+    arrays = (mesh.colors, mesh.vertices, mesh.normals, grey.vertices, grey.normals)
+    colors = torch.from_numpy(transfer(*(a.double().numpy() for a in arrays))).float()
+    without = wrong(replace(grey, colors=colors))
+    assert with_relief < 0.5 * without
+    assert with_relief < 0.006
+
+
+def test_delighting_gives_the_albedo_back() -> None:
+    mesh = ball()
+    assert mesh.normals is not None
+    albedo = torch.tensor([0.6, 0.3, 0.2])
+    shown = linear_to_srgb(srgb_to_linear(albedo) * shading(mesh.normals))
+    small = prepare(replace(mesh, colors=shown), 2000)
+    assert small.colors is not None
+    assert shown.amax(0)[0] - shown.amin(0)[0] > 0.1  # there was light to remove
+    torch.testing.assert_close(small.colors, albedo.expand_as(small.colors), atol=0.01, rtol=0)
+    kept = prepare(replace(mesh, colors=shown), 2000, delight=False)
+    assert kept.colors is not None and kept.colors.std(0).max() > 10 * small.colors.std(0).max()
+
+
+def test_noise_in_the_normals_is_not_painted_on() -> None:
+    mesh = ball()
+    assert mesh.normals is not None
+    noise = torch.randn(mesh.normals.shape, generator=torch.Generator().manual_seed(0))
+    shown = linear_to_srgb(srgb_to_linear(torch.tensor(0.5)) * shading(mesh.normals)).expand(-1, 3)
+    rough = replace(mesh, colors=shown, normals=torch.nn.functional.normalize(mesh.normals + 0.3 * noise, dim=-1))
+    small = prepare(rough, 10**6)
+    assert small.colors is not None and (small.colors - 0.5).abs().max() < 0.025
+
+
+def test_preparing_cleans_and_keeps_a_mesh_within_its_budget() -> None:
+    mesh = ball()
+    useless = torch.tensor([[0, 0, 1], [5, 6, 5]])
+    dirty = Mesh(torch.cat([mesh.vertices, torch.rand(7, 3)]), torch.cat([mesh.faces, useless]))
+    clean = prepare(dirty)
+    assert torch.equal(clean.faces, mesh.faces) and torch.equal(clean.vertices, mesh.vertices)
+    assert clean.colors is None and clean.normals is not None
+    torch.testing.assert_close(clean.normals, vertex_normals(mesh.vertices, mesh.faces), atol=0.1, rtol=0)
+
+
+def test_a_folded_sliver_is_laid_flat() -> None:
+    x, y = np.meshgrid(np.arange(5.0), np.arange(5.0))
+    vertices = np.stack([x, y, 0 * x], -1).reshape(-1, 3)
+    a = np.add.outer(5 * np.arange(4), np.arange(4)).reshape(-1)
+    faces = np.concatenate([np.stack([a, a + 1, a + 6], -1), np.stack([a, a + 6, a + 5], -1)])
+    dragged = vertices.copy()
+    dragged[12] = [3.2, 2.5, 0]  # the middle one, across the edge between two of its neighbours
+    up = np.tile([0.0, 0.0, 1.0], (25, 1))
+
+    def looks_up(points: np.ndarray) -> np.ndarray:
+        b, c = points[faces[:, 1]] - points[faces[:, 0]], points[faces[:, 2]] - points[faces[:, 0]]
+        return np.cross(b, c)[:, 2] > 0
+
+    assert not looks_up(dragged).all()
+    assert looks_up(unfolded(dragged, faces, up)).all()
+    assert np.array_equal(unfolded(vertices, faces, up), vertices)
+
+
+def test_faces_of_a_painted_mesh_look_outwards() -> None:
+    small = prepare(painted(ball(64)), 2000, delight=False)
+    outwards = (area(small) * small.vertices[small.faces].sum(1)).sum(-1) > 0
+    assert outwards.all()
+
+
+def test_a_fold_of_two_faces_is_no_surface() -> None:
+    faces = np.array([[0, 1, 2], [2, 1, 0], [3, 4, 5], [1, 1, 2]])
+    assert drop_degenerate(faces).tolist() == [[3, 4, 5]]
+
+
+def test_a_thin_plate_keeps_its_two_colours() -> None:
+    """Two sheets closer together than their vertices are to the ones they are asked for."""
+    x, y = torch.meshgrid(torch.linspace(-1, 1, 21), torch.linspace(-1, 1, 21), indexing="ij")
+    flat = torch.stack([x, y, torch.zeros_like(x)], -1).reshape(-1, 3).double().numpy()
+    up = np.tile([0.0, 0.0, 1.0], (len(flat), 1))
+    lift = np.array([0.0, 0.0, 0.005])
+    source = np.concatenate([flat + lift, flat - lift])
+    side = np.concatenate([np.ones((len(flat), 1)), np.zeros((len(flat), 1))])
+    asked = flat * 0.98 - 0.8 * lift
+    assert (transfer(side, source, np.concatenate([up, -up]), asked, up) > 0.999).all()
+    assert (transfer(side, source, np.concatenate([up, -up]), asked, -up) < 0.001).all()
+
+
+@pytest.mark.parametrize("make", [lambda: prepare(quad()), lambda: prepare(ball(), 2)])
+def test_what_cannot_be_prepared(make: Callable[[], Mesh]) -> None:
+    with pytest.raises(DreamforgeError, match="expected"):
+        make()
+    line = Mesh(torch.eye(3), torch.tensor([[0, 1, 0]]))
+    with pytest.raises(DreamforgeError, match="degenerate"):
+        prepare(line)
