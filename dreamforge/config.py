@@ -230,7 +230,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise DreamforgeError(f"The recipe {path} is not readable YAML: {reason}.") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not content:
         raise DreamforgeError(f"The recipe {path} holds no 'key: value' lines: write it like configs/default.yaml.")
     return {str(key): value for key, value in content.items()}
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import losses
+from dreamforge.priors.parametrisation import alpha_sigma
 from dreamforge.render.background import muted
 from dreamforge.rng import derive, generator
 from dreamforge.types import (
@@ -193,19 +194,16 @@ def _picture(render: RenderOutput, cameras: Cameras, image: str) -> Tensor:
     return ((near + 2.0 - render.depth) / 2).clamp(0, 1).expand_as(render.rgb) * render.alpha
 
 
-def _view(
-    term: BuiltTerm, x: Tensor, cameras: Cameras, render: RenderOutput, progress: float, seed: int
-) -> View:
+def _view(term: BuiltTerm, x: Tensor, cameras: Cameras, render: RenderOutput, progress: float, seed: int) -> View:
     """Draw t and noise for the encoded render ``x``; everything in a View is detached."""
     x, seen = x.detach(), _detached(render)
-    t = term.timesteps.sample(len(x), progress, derive(seed, "t")).to(x)
+    t = term.timesteps.sample(len(x), progress, derive(seed, "t")).to(x.device)
     noise = term.noise.sample(x, cameras, seen, derive(seed, "noise"))
-    alpha = term.prior.schedule.alpha(t).view(-1, 1, 1, 1)
-    sigma = term.prior.schedule.sigma(t).view(-1, 1, 1, 1)
+    alpha, sigma = alpha_sigma(term.prior.schedule, t, x)
     condition = term.prompts.at(cameras, len(x))
     return View(x, alpha * x + sigma * noise, noise, t, condition, cameras, seen, progress, derive(seed, "grad"))
 
 
 def _detached(render: RenderOutput) -> RenderOutput:
-    maybe = [None if v is None else v.detach() for v in (render.normal, render.semantic)]
-    return RenderOutput(render.rgb.detach(), render.alpha.detach(), render.depth.detach(), *maybe)
+    normal, semantic = (None if image is None else image.detach() for image in (render.normal, render.semantic))
+    return RenderOutput(render.rgb.detach(), render.alpha.detach(), render.depth.detach(), normal, semantic)

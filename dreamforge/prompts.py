@@ -110,7 +110,7 @@ FRONT_SIDE_BACK = (1.0, 0.5, 0.967)
 def _perp_neg(
     views: Embedding, azimuth: Tensor, overhead: Tensor
 ) -> tuple[Embedding, tuple[tuple[Embedding, Tensor], ...]]:
-    """The blended text of each view and its two negatives (Perp-Neg, arXiv 2304.04968, section 5)."""
+    """The blended text of each view and its two negatives (Perp-Neg, arXiv 2304.04968)."""
     away = wrap_deg(azimuth).abs() / 90.0
     near = away < 1  # between front and side, else between side and back
     r = torch.where(near, 1 - away, 2 - away).clamp(0, 1)

@@ -106,14 +106,29 @@ def typed(cls: type, values: object, where: str) -> Any:
     types = {one.name: one.type for one in dataclasses.fields(cls) if one.init}
     spell(where or "recipe", values, list(types))
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
-    except OmegaConfBaseException as error:
-        key = str(error.full_key or "").split(".")[0].split("[")[0]
-        path = ".".join(part for part in (where, key) if part)
-        if key not in values:
-            raise DreamforgeError(f"'{path}' is not right: {str(error).splitlines()[0]}.") from error
-        expected = inspect.formatannotation(types[key]).replace("typing.", "")
-        raise DreamforgeError(f"'{path}' was given {values[key]!r}, but expects {expected}.") from error
+        return _merged(cls, values)
+    except (OmegaConfBaseException, TypeError) as error:
+        for key, value in values.items():
+            if not _fits_alone(cls, key, value):
+                expected = inspect.formatannotation(types[key]).replace("typing.", "")
+                path = f"{where}.{key}" if where else key
+                raise DreamforgeError(f"'{path}' was given {value!r}, but expects {expected}.") from error
+        raise DreamforgeError(f"'{where or cls.__name__}' is not right: {str(error).splitlines()[0]}.") from error
+
+
+def _merged(cls: type, values: Mapping[str, Any]) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
+
+
+def _fits_alone(cls: type, key: str, value: object) -> bool:
+    """Whether the type of one field takes a value; what ``__post_init__`` says about it does not matter."""
+    try:
+        _merged(cls, {key: value})
+    except (OmegaConfBaseException, TypeError):
+        return False
+    except DreamforgeError:
+        return True
+    return True
 
 
 def spell(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -165,7 +165,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class View:
-    """All that a guidance may look at in one step; B views. Nothing in it requires grad except by the guidance's own doing."""
+    """All that a guidance may look at in one step; B views. Everything in it is detached."""
 
     x: Tensor  # [B,C,h,w] encoded render, detached
     x_t: Tensor  # [B,C,h,w] = alpha x + sigma noise

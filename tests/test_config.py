@@ -57,7 +57,10 @@ def test_a_flat_recipe_is_one_stage_with_one_term() -> None:
 
 def test_stages_and_terms_override_what_is_above_them() -> None:
     stages = [
-        {"steps": 3, "terms": [{}, {"guidance": {"use": "sds.SDS", "weighting": "uniform"}, "weight": 0.5, "every": 2}]},
+        {
+            "steps": 3,
+            "terms": [{}, {"guidance": {"use": "sds.SDS", "weighting": "uniform"}, "weight": 0.5, "every": 2}],
+        },
         {"steps": 4, "resolution": 32, "guidance": {"cfg_scale": 9.0}, "losses": {"sparsity": 1.0}},
     ]
     first, second = config.build({**FLAT, "losses": {"opaque": 1.0}, "stages": stages}).stages
@@ -83,7 +86,7 @@ def test_a_method_may_live_outside_the_package(tmp_path: Path) -> None:
     assert again(recipe) == recipe
 
 
-@pytest.mark.parametrize("prompt", ["1e3", "yes", "a: b # c", "null", "größer ☃", "it's \"quoted\"\nand broken"])
+@pytest.mark.parametrize("prompt", ["1e3", "yes", "a: b # c", "null", "größer ☃", 'it\'s "quoted"\nand broken'])
 def test_a_dumped_recipe_builds_an_equal_recipe(prompt: str) -> None:
     stages = [
         {"terms": [{}, {"weight": 0.5, "background": [0, 0.5, 1], "parts": ["hat"], "every": 3, "offset": 2}]},
@@ -200,7 +203,7 @@ def test_every_slot_lists_what_it_can_locate(slot: str) -> None:
 def test_a_module_that_fails_to_import_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_lab.py").write_text("import a_package_that_is_not_there\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DreamforgeError, match="broken_lab.*a_package_that_is_not_there"):
+    with pytest.raises(DreamforgeError, match=r"broken_lab.*a_package_that_is_not_there"):
         locate("guidance", "broken_lab.Mine")
 
 

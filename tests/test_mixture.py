@@ -50,6 +50,15 @@ def test_eps_is_minus_sigma_times_the_score(prompt, t):
     torch.testing.assert_close(eps, -sigma * score, rtol=1e-5, atol=1e-5)
 
 
+def test_the_empty_prompt_is_all_prompts_equally():
+    """p(x) = mean over prompts of p(x | prompt), however many components each has and whatever its weights sum to."""
+    prior = MixturePrior(known({"a cat": components(3, 1), "a dog": components(1, 2)}), SIZE)
+    weights = prior.embed([""]).tensors["weights"][0]
+    assert weights.sum().item() == pytest.approx(1.0) and weights[3].item() == pytest.approx(0.5)
+    cat = prior.embed(["a cat"]).tensors["weights"][0]
+    torch.testing.assert_close(weights[:3], cat / 2)
+
+
 def test_one_answer_per_query_and_float32():
     prior = world()
     x_t = normal(2, 3, SIZE, SIZE).to(torch.bfloat16)

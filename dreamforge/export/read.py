@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamforge.export.arrays import checked
 from dreamforge.export.write import FORMATS
 from dreamforge.render.light import linear_to_srgb
 from dreamforge.types import DreamforgeError, Mesh
@@ -30,15 +31,13 @@ def load_mesh(path: str | os.PathLike[str]) -> Mesh:
         scene = trimesh.load_scene(path, file_type=kind, process=False, maintain_order=True)
         pieces = [(scene.geometry[name], place) for place, name in map(scene.graph.get, scene.graph.nodes_geometry)]
         meshes = [_mesh(piece, place, kind) for piece, place in pieces]
+        for mesh in meshes:
+            checked(mesh)
     except Exception as error:  # what trimesh raises on damage is open: index, assertion, JSON, struct, value errors
         raise _damaged(path) from error
     if len(meshes) != 1:
         raise DreamforgeError(f"{str(path)!r} holds {len(meshes)} meshes, expected exactly one; join them first")
-    (mesh,) = meshes
-    whole = len(mesh.faces) > 0 and int(mesh.faces.max()) < len(mesh.vertices)
-    if not whole or not torch.isfinite(mesh.vertices).all():
-        raise _damaged(path)
-    return mesh
+    return meshes[0]
 
 
 def _mesh(piece: Any, place: Any, kind: str) -> Mesh:
@@ -47,18 +46,12 @@ def _mesh(piece: Any, place: Any, kind: str) -> Mesh:
     normals = torch.nn.functional.normalize(_float(normals), dim=-1)
     faces = torch.from_numpy(np.array(piece.faces, dtype=np.int64))
     visual = piece.visual
-    uv, texture, colors = None, None, None
     image = _image(visual)
-    if image is not None and visual.uv is not None:
-        # trimesh counts v from the bottom, whatever the file does.
-        uv = _float(np.stack([visual.uv[:, 0], 1 - visual.uv[:, 1]], -1))
-        texture = _float(np.asarray(image.convert("RGB")) / 255)
-    elif kind == "glb":
-        stored = visual.vertex_attributes.get("color")
-        colors = None if stored is None else linear_to_srgb(_unit_range(stored))
-    elif visual.kind == "vertex":
-        colors = _unit_range(visual.vertex_colors)
-    return Mesh(_float(vertices), faces, normals, colors, uv, texture)
+    if image is None or visual.uv is None:
+        return Mesh(_float(vertices), faces, normals, _colors(visual, linear=kind == "glb"))
+    # trimesh counts v from the bottom, whatever the file does.
+    uv = _float(np.stack([visual.uv[:, 0], 1 - visual.uv[:, 1]], -1))
+    return Mesh(_float(vertices), faces, normals, uv=uv, texture=_float(np.asarray(image.convert("RGB")) / 255))
 
 
 def _image(visual: Any) -> Any:
@@ -66,10 +59,16 @@ def _image(visual: Any) -> Any:
     return getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
 
 
-def _unit_range(colors: Any) -> Tensor:
-    """Colours as stored (floats, or integers over their whole range) -> ``[V,3]`` float in [0, 1]."""
-    top = np.iinfo(colors.dtype).max if colors.dtype.kind == "u" else 1
-    return _float(np.asarray(colors)[:, :3] / top)
+def _colors(visual: Any, linear: bool) -> Tensor | None:
+    """Vertex colours as sRGB ``[V,3]`` in [0, 1], stored as floats or as integers over their whole range."""
+    # Beside a material trimesh keeps the stored numbers; without one it makes bytes of them.
+    stored = getattr(visual, "vertex_attributes", {}).get("color")
+    if stored is None and visual.kind == "vertex":
+        stored = visual.vertex_colors
+    if stored is None:
+        return None
+    colors = _float(stored[:, :3] / (np.iinfo(stored.dtype).max if stored.dtype.kind == "u" else 1))
+    return linear_to_srgb(colors) if linear else colors
 
 
 def _float(array: Any) -> Tensor:

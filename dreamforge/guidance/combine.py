@@ -24,7 +24,7 @@ def perp(a: Tensor, b: Tensor) -> Tensor:
 
 
 def perp_neg(uncond: Tensor, pos: Tensor, negatives: Sequence[tuple[Tensor, Tensor]], scale: float) -> Tensor:
-    """Perp-Neg (Armandpour et al., arXiv 2304.04968, eq. 9): push away from texts without undoing the wanted one.
+    """Perp-Neg (Armandpour et al., arXiv 2304.04968): push away from texts without undoing the wanted one.
 
     ``uncond + s (e_pos + sum_i w_i perp(e_i, e_pos))`` with e = prediction - uncond. ``negatives`` are pairs of
     (prediction ``[B,C,h,w]``, weight ``[B]``); a negative weight pushes away. Without negatives this is ``cfg``.

@@ -23,7 +23,7 @@ from dreamforge.types import DreamforgeError, Embedding, ParamGroup, Query, Sche
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """K Gaussians: ``means [K,C,h,w]``, ``stds`` that broadcasts to it (> 0, or 0 for a point), ``weights [K]``."""
+    """K Gaussians: ``means [K,C,h,w]``, ``stds`` that broadcasts to it (0: a point), ``weights [K]`` in any unit."""
 
     means: Tensor
     stds: Tensor
@@ -40,7 +40,7 @@ def union(parts: Sequence[Components]) -> Components:
     return Components(
         torch.cat([part.means for part in parts]),
         torch.cat([part.stds.expand_as(part.means) for part in parts]),
-        torch.cat([part.weights / part.weights.sum() for part in parts]) / len(parts),
+        torch.cat([part.weights / part.weights.sum() for part in parts]),
     )
 
 

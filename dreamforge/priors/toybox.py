@@ -40,7 +40,7 @@ class ToyboxPrior:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     def build(self, device: torch.device | str = "cpu") -> "ToyboxModel":
-        folder = Path(self.folder) if self.folder else data.folder("assets") / "prior"
+        folder = Path(self.folder) if self.folder else data.asset("prior")
         return ToyboxModel(folder, torch.device(device), self.precision)
 
 
@@ -119,9 +119,7 @@ def _camera(cameras: Cameras | None, views: int, text: Tensor) -> tuple[Tensor, 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Any:
     """Token ids and mask ``[B, MAX_TOKENS]``; longer prompts are cut."""
-    return tokenizer(
-        list(prompts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    )
+    return tokenizer(list(prompts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
 
 
 def unknown_words(tokenizer: Any, prompt: str) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamforge.priors.card import write_card
 from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, tokenize
 from dreamforge.render.background import muted
 from dreamforge.rng import derive, generator
@@ -64,11 +65,11 @@ def train(out: Path, settings: Training, report: Any = print, compile_network: b
     model = torch.nn.ModuleDict({"transformer": transformer, "text_encoder": encoder}).train()
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimisers = _optimisers(model, settings.lr)
-    step = _resume(out, model, average, optimisers)
+    first = _resume(out, model, average, optimisers)
     if compile_network:
         transformer = torch.compile(transformer, dynamic=False)
     saved, began, losses = time.monotonic(), time.monotonic(), []
-    for step, batch in zip(range(step, settings.steps), _batches(pictures, tokenizer, settings, step), strict=False):
+    for step, batch in zip(range(first, settings.steps), _batches(pictures, tokenizer, settings, first), strict=False):
         rate = _rate(step, settings)
         for optimiser in optimisers:
             for group in optimiser.param_groups:
@@ -179,6 +180,7 @@ def save(
     (out / "state.tmp").rename(out / "state.safetensors")
     card = {"step": step, "settings": asdict(settings)}
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
+    write_card(out)
 
 
 def _resume(out: Path, model: Any, average: dict[str, Tensor], optimisers: Any) -> int:
@@ -240,7 +242,8 @@ def _loss(transformer: Any, encoder: Any, batch: dict[str, Tensor], draw_noise: 
     error = x0.float() - x
     sharp = error.diff(dim=-1).square().mean((1, 2, 3)) + error.diff(dim=-2).square().mean((1, 2, 3))
     weight = 1 / (t.square() + 0.03)  # the velocity's weight 1/t^2, bounded
-    return (weight * (error.square().mean((1, 2, 3)) + 0.5 * sharp)).mean()
+    loss: Tensor = (weight * (error.square().mean((1, 2, 3)) + 0.5 * sharp)).mean()
+    return loss
 
 
 def _batches(pictures: Pictures, tokenizer: Any, settings: Training, start: int) -> Iterator[dict[str, Tensor]]:
@@ -272,12 +275,12 @@ def _batch(
         texts.append("" if rng.random() < settings.text_dropout else captions.caption(label, rng))
         main.append(shade_of(color, rng))
         second.append(shade_of(other, rng))
-    colors = [torch.from_numpy(np.stack(c)).float() for c in (main, second)]
+    mains, seconds = (torch.from_numpy(np.stack(shades)).float() for shades in (main, second))
     tokens = tokenize(tokenizer, texts)
     ids, special = tokens["input_ids"], 4
     lost = torch.from_numpy(rng.random(tuple(ids.shape)) < settings.word_dropout) & (ids >= special)
     return {
-        "pictures": compose(layers, *colors, muted(settings.batch, draw)),
+        "pictures": compose(layers, mains, seconds, muted(settings.batch, draw)),
         "ids": ids.masked_fill(lost, tokenizer.unk_token_id),
         "mask": tokens["attention_mask"],
         "camera": torch.from_numpy(rng.random(settings.batch) >= settings.camera_dropout),

@@ -1,6 +1,7 @@
 """Pictures of toys as layers whose colours and background are chosen later, so that one drawing serves many captions.
 
 ``picture_linear = main * c_main + second * c_second + fixed + (1 - alpha) * background``: light is linear in albedo.
+A layer of bare light draws the same toy without any texture.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ ACCESSORY_SHARE = 0.4  # of the toys of a kind that has accessories
 
 @dataclass(frozen=True)
 class Pictures:
-    """``layers [N,6,S,S]`` uint8, square roots of (main, second, fixed r, g, b, alpha); labels ``[N]``.
+    """``layers [N,7,S,S]`` uint8, square roots of (main, second, fixed r, g, b, light, alpha); labels ``[N]``.
 
     ``kind`` and ``accessory`` index KINDS and ACCESSORIES (-1: none); angles in radians.
     """
@@ -66,8 +67,9 @@ def view_angles(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 
 
 def toy_layers(toy: Toy, cameras: Cameras, antialias: int = 3) -> Tensor:
-    """``[B,6,H,W]`` uint8 layers of one toy."""
-    weights = torch.cat([toy.slots, srgb_to_linear(toy.paints) * (toy.slots.sum(-1, keepdim=True) == 0)], -1)
+    """``[B,7,H,W]`` uint8 layers of one toy."""
+    fixed = srgb_to_linear(toy.paints) * (toy.slots.sum(-1, keepdim=True) == 0)
+    weights = torch.cat([toy.slots, fixed, torch.ones_like(fixed[:, :1])], -1)
     layers = render_layers(toy.vertices, toy.faces, toy.normals, weights, cameras, SOFT, antialias)
     return (layers.clamp(0, 1).sqrt() * 255).round().to(torch.uint8).permute(0, 3, 1, 2).contiguous()
 
@@ -87,7 +89,9 @@ def _one_toy(number: int, seed: int, size: int) -> tuple[Tensor, int, int, np.nd
     return layers, number % len(KINDS), which, azimuth, elevation
 
 
-def draw(toys: int, seed: int, size: int = 64, workers: int = 2, progress: Callable[[int], None] | None = None) -> Pictures:
+def draw(
+    toys: int, seed: int, size: int = 64, workers: int = 2, progress: Callable[[int], None] | None = None
+) -> Pictures:
     """Draw ``toys`` toys, kinds in turn, from two views each. The same arguments give the same pictures."""
     work = partial(_one_toy, seed=seed, size=size)
     rows = []
@@ -108,11 +112,18 @@ def draw(toys: int, seed: int, size: int = 64, workers: int = 2, progress: Calla
 
 
 def compose(layers: Tensor, main: Tensor, second: Tensor, background: Tensor) -> Tensor:
-    """Layers ``[B,6,S,S]`` uint8 and sRGB colours ``[B,3]`` -> pictures ``[B,S,S,3]`` sRGB."""
+    """Layers ``[B,7,S,S]`` uint8 and sRGB colours ``[B,3]`` -> pictures ``[B,S,S,3]`` sRGB."""
     light = (layers.permute(0, 2, 3, 1).float() / 255).square()
     main, second, background = (srgb_to_linear(c)[:, None, None] for c in (main, second, background))
-    linear = light[..., :1] * main + light[..., 1:2] * second + light[..., 2:5] + (1 - light[..., 5:]) * background
+    linear = light[..., :1] * main + light[..., 1:2] * second + light[..., 2:5] + (1 - light[..., -1:]) * background
     return linear_to_srgb(linear.clamp(0, 1))
+
+
+def compose_clay(layers: Tensor, clay: Tensor, background: Tensor) -> Tensor:
+    """The same pictures of toys made of one untextured material of colour ``clay [B,3]`` sRGB."""
+    light = (layers.permute(0, 2, 3, 1).float() / 255).square()
+    clay, background = (srgb_to_linear(c)[:, None, None] for c in (clay, background))
+    return linear_to_srgb((light[..., 5:6] * clay + (1 - light[..., -1:]) * background).clamp(0, 1))
 
 
 def choose_color(kind: str, rng: np.random.Generator, trained_only: bool) -> str:

@@ -6,12 +6,14 @@ name of a fixed paint in ``colors.PAINTS``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Point = Sequence[float]
+Point = Sequence[float] | Array
+Path = Sequence[Point] | Array  # of points
 CREASE = np.cos(np.radians(35.0))  # sharper turns of a profile than this get a hard edge
 
 
@@ -30,16 +32,12 @@ class Part:
     def turned(self, axis: str, degrees: float, about: Point = (0.0, 0.0, 0.0)) -> "Part":
         """Rotated around the x, y or z axis through ``about`` (right-hand rule)."""
         rotation, center = rotation_matrix(axis, degrees), np.asarray(about, float)
-        return replace(
-            self, vertices=(self.vertices - center) @ rotation.T + center, normals=self.normals @ rotation.T
-        )
+        return replace(self, vertices=(self.vertices - center) @ rotation.T + center, normals=self.normals @ rotation.T)
 
     def scaled(self, factors: Point | float, about: Point = (0.0, 0.0, 0.0)) -> "Part":
         """Scaled per axis by positive factors."""
         factor, center = np.broadcast_to(np.asarray(factors, float), 3), np.asarray(about, float)
-        return replace(
-            self, vertices=(self.vertices - center) * factor + center, normals=_unit(self.normals / factor)
-        )
+        return replace(self, vertices=(self.vertices - center) * factor + center, normals=_unit(self.normals / factor))
 
     def painted(self, color: str) -> "Part":
         return replace(self, color=color)
@@ -65,22 +63,15 @@ def join(parts: Sequence[Part]) -> Part:
     )
 
 
-def lathe(profile: Sequence[Point], color: str, center: Point = (0.0, 0.0, 0.0), segments: int = 24) -> Part:
+def lathe(profile: Path, color: str, center: Point = (0.0, 0.0, 0.0), segments: int = 24) -> Part:
     """A profile of (radius, y) points, from bottom to top for an outward surface, revolved around the y axis."""
     angle = np.linspace(0.0, 2 * np.pi, segments + 1)
     ring = np.stack([np.sin(angle), np.cos(angle)], -1)
     pieces = []
     for piece in _smooth_pieces(np.asarray(profile, float), closed=False):
         tangent = np.gradient(piece, axis=0)
-        outward = _unit(np.stack([tangent[:, 1], -tangent[:, 0]], -1))  # (r, y) normal, to the right of the path
-        points = np.concatenate(
-            [piece[:, None, :1] * ring, np.broadcast_to(piece[:, None, 1:], (*ring.shape[:0], len(piece), len(ring), 1))],
-            -1,
-        )[..., [0, 2, 1]]
-        normals = np.concatenate(
-            [outward[:, None, :1] * ring, np.broadcast_to(outward[:, None, 1:], (len(piece), len(ring), 1))], -1
-        )[..., [0, 2, 1]]
-        pieces.append(_grid(points, normals, color))
+        outward = _unit(np.stack([tangent[:, 1], -tangent[:, 0]], -1))  # (r, y), to the right of the path
+        pieces.append(_grid(_revolved(piece, ring), _revolved(outward, ring), color))
     return join(pieces).moved(center)
 
 
@@ -127,7 +118,7 @@ def ring(center: Point, radius: float, tube_radius: float, color: str, axis: str
     return part.turned(*turns[axis]).moved(center)
 
 
-def tube(points: Sequence[Point], radius: float | Sequence[float], color: str, segments: int = 12) -> Part:
+def tube(points: Path, radius: float | Point, color: str, segments: int = 12) -> Part:
     """A round tube of one radius, or one radius per point, along a path of at least two points; closed ends."""
     path = np.asarray(points, float)
     radii = np.broadcast_to(np.asarray(radius, float), len(path))
@@ -148,7 +139,7 @@ def tube(points: Sequence[Point], radius: float | Sequence[float], color: str, s
     return join([_grid(rings, normals, color), *caps])
 
 
-def extrude(outline: Sequence[Point], depth: float, color: str, center: Point = (0.0, 0.0, 0.0)) -> Part:
+def extrude(outline: Path, depth: float, color: str, center: Point = (0.0, 0.0, 0.0)) -> Part:
     """An outline of (x, y) points, counter-clockwise seen from +Z, made ``depth`` thick along z around ``center``.
 
     The outline must be star-shaped around its centroid (convex is enough); sharp corners get hard edges.
@@ -194,7 +185,7 @@ def mirrored(part: Part) -> list[Part]:
 
 
 def _unit(v: Array) -> Array:
-    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12)
+    return np.asarray(v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12))
 
 
 def _smooth_pieces(line: Array, closed: bool) -> list[Array]:
@@ -207,7 +198,14 @@ def _smooth_pieces(line: Array, closed: bool) -> list[Array]:
         step = np.roll(step, -start, axis=0)
     corners = np.flatnonzero((step[1:] * step[:-1]).sum(-1) < CREASE) + 1
     bounds = [0, *corners.tolist(), len(line) - 1]
-    return [line[a : b + 1] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [line[a : b + 1] for a, b in pairwise(bounds)]
+
+
+def _revolved(line: Array, ring: Array) -> Array:
+    """(r, y) pairs ``[M,2]`` times the unit circle (x, z) ``[N,2]`` -> ``[M,N,3]``."""
+    around = line[:, None, :1] * ring
+    height = np.broadcast_to(line[:, None, 1], around.shape[:2])
+    return np.stack([around[..., 0], height, around[..., 1]], -1)
 
 
 def _along(part: Part, a: Array, b: Array) -> Part:

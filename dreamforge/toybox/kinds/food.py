@@ -118,7 +118,7 @@ def carrot(rng: np.random.Generator, accessory: str | None) -> list[Part]:
 
 
 def donut(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    radius, thick, tilt = rng.uniform(0.62, 0.7), rng.uniform(0.32, 0.39), rng.uniform(20, 35)
+    radius, thick, tilt = rng.uniform(0.68, 0.76), rng.uniform(0.28, 0.34), rng.uniform(25, 38)
     angle = np.radians(np.linspace(-35, 205, 19))
     shell = np.full(19, 1.1 * thick)
     shell[[0, -1]] = 0.95 * thick

@@ -1,0 +1,83 @@
+"""The model card of the embedded prior: written from what the training recorded, never by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dreamforge.files import atomic_write
+from dreamforge.toybox import captions
+from dreamforge.toybox.catalog import KINDS, pairs
+from dreamforge.toybox.colors import COLORS
+
+CARD = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# dreamforge's embedded prior
+
+A small text-to-image diffusion model of toy objects, {size}x{size} pixels, in pixel space: diffusers'
+`PRXPixelPipeline` (x0-prediction on a flow-matching state) with a {text_depth}-layer `CLIPTextModel` on word tokens.
+{parameters:.1f} million parameters, float16, averaged over training. Plain diffusers samples it:
+
+    from diffusers import DiffusionPipeline
+    pipe = DiffusionPipeline.from_pretrained(FOLDER)
+    pipe("a red mushroom", use_resolution_binning=False, guidance_scale=4.0).images[0].resize((256, 256))
+
+The camera is one more context token: sines and cosines of multiples of azimuth and elevation (`camera_token` in
+`dreamforge/priors/toybox.py`); left out by its mask it makes the plain model above.
+
+## Data
+
+Pictures of the project's own procedural toys: {kinds} kinds, {colors} colours, {trained} (kind, colour) pairs
+trained and {held} held out (`assets/toybox/held_out.json`). {toys} toys were drawn from two views each; colours,
+backgrounds and mirror images anew in every batch. Views lean to the front; 45 % of the captions name the view. Text and
+camera are dropped independently (text {text_dropout}, camera {camera_dropout}). No other data, no other weights.
+
+## Training
+
+    {command}
+
+{step} steps of {batch} pictures, {hours:.1f} hours on the machines it ran on, seed {seed}; log in `log.jsonl`, all
+settings in `training.json`. The line above repeats it; an interrupted training goes on where it stopped.
+{figures}
+## Limits
+
+It knows these words and nothing else: {words}.
+
+It draws toys on plain backgrounds, one at a time, lit from above, at {size}x{size} pixels. It is a laboratory for
+score distillation, not a picture generator. Use it at t >= 0.1 in bfloat16 and below that in float32: the error of a
+rounded x0 grows as alpha/sigma.
+"""
+
+
+def write_card(folder: Path) -> None:
+    """(Re)write ``folder/README.md`` from training.json, log.jsonl and, if measured, figures.json."""
+    training = json.loads((folder / "training.json").read_text())
+    settings: dict[str, Any] = training["settings"]
+    lines = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
+    weights = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
+    changed = " ".join(f"{name}={settings[name]}" for name in ("steps", "toys", "lr") if name in settings)
+    text = CARD.format(
+        **{name: settings[name] for name in ("size", "text_depth", "toys", "batch", "seed")},
+        text_dropout=f"{settings['text_dropout']:.0%}",
+        camera_dropout=f"{settings['camera_dropout']:.0%}",
+        parameters=weights / 2 / 1e6,
+        kinds=len(KINDS),
+        colors=len(COLORS),
+        trained=len(pairs(held=False)),
+        held=len(pairs(held=True)),
+        step=training["step"],
+        hours=sum(json.loads(line)["seconds"] for line in lines) / 3600,
+        command=f"dreamforge prior train --out assets/prior {changed}",
+        figures=_figures(folder),
+        words=", ".join(word for word in captions.words() if word.isalnum()),
+    )
+    atomic_write(folder / "README.md", text.encode())
+
+
+def _figures(folder: Path) -> str:
+    if not (folder / "figures.json").exists():
+        return ""
+    rows = json.loads((folder / "figures.json").read_text())
+    return "\n## Figures\n\n" + "\n".join(f"- {name}: {value}" for name, value in rows.items()) + "\n"
