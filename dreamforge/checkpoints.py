@@ -28,7 +28,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write one checkpoint, then delete all but the last ``KEEP``."""
+    """Write one checkpoint, then ``tidy``."""
     from safetensors.torch import save as to_bytes
 
     folder.mkdir(exist_ok=True)
@@ -39,8 +39,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     facts["sha256"] = hashlib.sha256(content).hexdigest()  # type: ignore[assignment]
     text = json.dumps(facts, indent=1) + "\n"
     atomic_write_all({stem.with_suffix(".safetensors"): content, stem.with_suffix(".json"): text.encode()})
+    tidy(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Delete all but the last ``KEEP`` checkpoints, and what a kill left of others."""
     kept = {path.stem for path in _complete(folder)[-KEEP:]}
-    for path in sorted(folder.iterdir()):  # .json before .safetensors, so that none is left without its tensors
+    for path in sorted(folder.glob("*")):  # .json before .safetensors, so that none is left without its tensors
         if path.stem not in kept:
             path.unlink(missing_ok=True)
 

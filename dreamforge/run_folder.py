@@ -54,7 +54,7 @@ def begin(path: Path, recipe: str, manifest: bytes) -> None:
 
 def cut_back(path: Path, done: int) -> None:
     """Drop what a killed process wrote after step ``done``: lines of the log, partial files, the mark of the end."""
-    for folder in (path, path / "previews", path / "checkpoints"):
+    for folder in (path, path / "previews"):
         remove_partial(folder)
     (path / "result.json").unlink(missing_ok=True)
     kept = [line for line in logged(path) if line["step"] <= done]

@@ -174,6 +174,7 @@ def _carry_on(
     stages = run.recipe.stages
     done = 0 if checkpoint is None else checkpoint.done
     run_folder.cut_back(run.path, done)
+    checkpoints.tidy(run.path / "checkpoints")
     if workshop is None:
         assert checkpoint is not None
         finish(run.path, run.recipe, _scene_of(run.recipe, checkpoint, priors.device), priors.device, listener.say)
@@ -208,7 +209,8 @@ def _run_stage(run: Run, number: int, start: int, workshop: Workshop, device: to
                 checkpoints.save(run.path / "checkpoints", Checkpoint(number, step, done, workshop.state()))
             listener.step(Progress(done, recipe.steps, info.metrics))
             if stop:
-                raise Interrupted(f"interrupted after step {done} of {recipe.steps}")
+                where = f"interrupted after step {done} of {recipe.steps}"
+                raise Interrupted(f"{where}; 'dreamforge resume {run.path}' goes on from there")
 
         fit(
             workshop.scene,

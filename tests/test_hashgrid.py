@@ -30,7 +30,9 @@ def test_dense_rows_count_up_and_hashed_rows_follow_the_primes() -> None:
     assert (dense.resolution, dense.hashed, hashed.resolution, hashed.hashed) == (4, False, 16, True)
     vertex = torch.tensor([[1, 2, 3], [4, 0, 0], [4, 4, 4]])
     assert vertex_rows(vertex, dense).tolist() == [1 + 8 + 48, 4, (4 + 16 + 64) % 64]
-    expected = [((x * 1) ^ (y * 2654435761 & 0xFFFFFFFF) ^ (z * 805459861 & 0xFFFFFFFF)) % 512 for x, y, z in vertex.tolist()]
+    expected = [
+        ((x * 1) ^ (y * 2654435761 & 0xFFFFFFFF) ^ (z * 805459861 & 0xFFFFFFFF)) % 512 for x, y, z in vertex.tolist()
+    ]
     assert vertex_rows(vertex, hashed).tolist() == expected
 
 
@@ -60,7 +62,7 @@ def test_the_fast_form_equals_the_reference(grid: HashGrid) -> None:
     answers = []
     for backend in ("auto", "torch"):
         features = table(grid).requires_grad_()
-        out = encode(inside, features, grid, backend=backend)  # type: ignore[arg-type]
+        out = encode(inside, features, grid, backend=backend)
         out.backward(pull)
         answers.append((out.detach(), features.grad))
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-5, atol=1e-5)
@@ -81,6 +83,7 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
             torch.set_num_threads(count)
             features = table(grid).requires_grad_()
             encode(inside, features, grid).backward(pull)
+            assert features.grad is not None
             grads.append(features.grad)
     finally:
         torch.set_num_threads(threads)
@@ -92,7 +95,7 @@ def test_no_points_and_a_fresh_table() -> None:
     assert 0.9e-4 < features.abs().max() <= 1e-4 and features.mean().abs() < 1e-5
     out = encode(torch.zeros(0, 3), features, SMALL)
     out.sum().backward()
-    assert out.shape == (0, 6) and not features.grad.any()
+    assert out.shape == (0, 6) and features.grad is not None and not features.grad.any()
 
 
 def test_wrong_sizes_are_refused() -> None:

@@ -108,6 +108,7 @@ def test_weights_stay_accurate_behind_a_hundred_thousand_samples() -> None:
     rows = weights.view(2000, 50)
     torch.testing.assert_close(rows, rows[:1].expand_as(rows), rtol=2e-6, atol=0)
     rows.square().sum().backward()
+    assert depth.grad is not None
     grads = depth.grad.view(2000, 50)
     torch.testing.assert_close(grads, grads[:1].expand_as(grads), rtol=1e-5, atol=1e-9)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,11 @@ class Judge(nn.Module):
     def __init__(self, labels: Labels, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
         self.labels, self.widths = labels, widths
-        layers = [_convolution(12, widths[0])]
-        for last, width in zip(widths, widths[1:], strict=False):
+        layers: list[nn.Module] = [_convolution(12, widths[0])]
+        for last, width in pairwise(widths):
             layers += [_convolution(last, width, stride=2), _Residual(width)]
         self.body = nn.Sequential(*layers, _Residual(widths[-1]))
         self.heads = nn.Linear(2 * widths[-1], sum(labels.heads().values()))
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor) -> Scores:
         # Two by two pixels become channels: half the side without losing what a stride would skip.
@@ -97,7 +97,8 @@ class _Residual(nn.Module):
         self.block = _convolution(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.block(x)
+        added: Tensor = self.block(x)
+        return x + added
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -138,7 +139,6 @@ def load(folder: Path) -> Judge:
             f"The evaluator's {folder / part} is missing or damaged ({reason}): install dreamforge3d again, or train "
             "one with 'python -m dreamforge.evaluation.training'."
         ) from error
-    judge.to(memory_format=torch.channels_last)
     return judge.eval().requires_grad_(False)
 
 
@@ -148,7 +148,11 @@ def _labels(content: dict[str, Any]) -> Labels:
     now = Labels.of_toybox()
     strange = [
         name
-        for own, known in ((labels.kinds, now.kinds), (labels.accessories, now.accessories), (labels.colors, now.colors))
+        for own, known in (
+            (labels.kinds, now.kinds),
+            (labels.accessories, now.accessories),
+            (labels.colors, now.colors),
+        )
         for name in own
         if name not in known
     ]

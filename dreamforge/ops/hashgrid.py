@@ -33,7 +33,7 @@ class Level:
 
 @dataclass(frozen=True)
 class HashGrid:
-    """The sizes of an encoding: ``levels`` grids, ``features`` numbers a vertex, at most 2^``log2_entries`` vertices."""
+    """Sizes of an encoding: ``levels`` grids, ``features`` numbers a vertex, up to 2^``log2_entries`` vertices each."""
 
     levels: int = 16
     features: int = 2

@@ -5,7 +5,7 @@ a small ``CLIPTextModel`` on word tokens. The camera is one more context token, 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +21,15 @@ from dreamforge.types import Cameras, DreamforgeError, Embedding, Query, Trainab
 
 MAX_TOKENS = 18  # of a prompt, the end token included
 AZIMUTH_HARMONICS, ELEVATION_HARMONICS = 8, 4
+CAMERA_SCALE = 4.0  # makes the camera's token about as long as a word's, which is layer-normed
 LOW_T = 0.1  # below it eps is computed from a float32 forward: the error of a rounded x0 grows as alpha / sigma
 
 
 def camera_token(azimuth: Tensor, elevation: Tensor, width: int) -> Tensor:
-    """``[B] , [B]`` radians -> ``[B, 1, width]``: sines and cosines of multiples of both angles, padded with zeros."""
+    """``[B]``, ``[B]`` radians -> ``[B, 1, width]``: sines and cosines of multiples of both angles, then zeros."""
     k, j = torch.arange(1, AZIMUTH_HARMONICS + 1), torch.arange(1, ELEVATION_HARMONICS + 1)
     a, e = azimuth[:, None] * k.to(azimuth), elevation[:, None] * j.to(elevation)
-    waves = torch.cat([a.sin(), a.cos(), e.sin(), e.cos()], -1)
+    waves = CAMERA_SCALE * torch.cat([a.sin(), a.cos(), e.sin(), e.cos()], -1)
     return torch.nn.functional.pad(waves, (0, width - waves.shape[-1]))[:, None]
 
 
@@ -146,24 +147,46 @@ def load_parts(folder: Path) -> tuple[Any, Any, Any]:
     from transformers import AutoTokenizer, CLIPTextModel
 
     part = "model_index.json"
+    exactly = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
+    hush = quiet()
     try:
         if not (folder / part).is_file():
             raise FileNotFoundError(folder / part)
         part = "transformer"
-        transformer = PRXTransformer2DModel.from_pretrained(folder / part, torch_dtype=torch.float32)
+        transformer = PRXTransformer2DModel.from_pretrained(folder / part, **exactly)
         part = "text_encoder"
-        text_encoder = CLIPTextModel.from_pretrained(folder / part, dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(folder / part, dtype=torch.float32, local_files_only=True)
         part = "tokenizer"
-        return transformer, text_encoder, AutoTokenizer.from_pretrained(folder / part)
+        return transformer, text_encoder, AutoTokenizer.from_pretrained(folder / part, local_files_only=True)
     except Exception as error:  # the libraries raise a dozen types for damaged files
         reason = str(error).strip().split("\n")[0]
         raise DreamforgeError(
             f"The prior's {folder / part} is missing or damaged ({reason}): reinstall dreamforge3d, or point "
             "prior.folder at a folder that `dreamforge prior train` wrote."
         ) from error
+    finally:
+        hush()
+
+
+def quiet() -> Callable[[], None]:
+    """Silence the libraries' progress bars and advice while a model loads; the answer undoes it."""
+    import diffusers.utils.logging as ours
+    import transformers.utils.logging as theirs
+
+    levels = [(library, library.get_verbosity()) for library in (ours, theirs)]
+    for library, _ in levels:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+    def undo() -> None:
+        for library, level in levels:
+            library.set_verbosity(level)
+            library.enable_progress_bar()
+
+    return undo
 
 
 def _copy(network: Any, dtype: torch.dtype) -> Any:
     import copy
 
-    return copy.deepcopy(network).to(dtype)
+    return torch.nn.Module.to(copy.deepcopy(network), dtype)  # diffusers' own `to` only adds a warning

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.priors.card import write_card
-from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, tokenize
+from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, quiet, tokenize
 from dreamforge.render.background import muted
 from dreamforge.rng import derive, generator
 from dreamforge.toybox import captions
@@ -167,9 +167,11 @@ def save(
         prompt_max_tokens=MAX_TOKENS,
         noise_scale=1.0,
     )
-    half = pipeline.to(torch.float16)
-    half.save_pretrained(out, max_shard_size="15MB")
-    pipeline.to(torch.float32)
+    hush = quiet()
+    torch.nn.Module.to(model, torch.float16)
+    pipeline.save_pretrained(out, max_shard_size="15MB")
+    torch.nn.Module.to(model, torch.float32)
+    hush()
     _load(model, live)
     state = {f"live.{name}": value for name, value in live.items()}
     state |= {f"average.{name}": value for name, value in average.items()}
@@ -229,7 +231,7 @@ def _load(model: Any, values: dict[str, Tensor]) -> None:
 
 def _loss(transformer: Any, encoder: Any, batch: dict[str, Tensor], draw_noise: torch.Generator) -> Tensor:
     x = batch["pictures"].permute(0, 3, 1, 2) * 2 - 1
-    t = torch.randn(len(x), generator=draw_noise).mul(1.2).add(0.2).sigmoid().clamp(0.005, 0.995)
+    t = torch.randn(len(x), generator=draw_noise).mul(1.2).add(0.9).sigmoid().clamp(0.005, 0.995)  # words matter at high t
     noise = torch.randn(x.shape, generator=draw_noise)
     tau = t.view(-1, 1, 1, 1)
     state = (1 - tau) * x + tau * noise
@@ -241,7 +243,7 @@ def _loss(transformer: Any, encoder: Any, batch: dict[str, Tensor], draw_noise: 
         x0 = transformer(state, t, context, mask, return_dict=False)[0]
     error = x0.float() - x
     sharp = error.diff(dim=-1).square().mean((1, 2, 3)) + error.diff(dim=-2).square().mean((1, 2, 3))
-    weight = 1 / (t.square() + 0.03)  # the velocity's weight 1/t^2, bounded
+    weight = 1 / (t.square() + 0.05)  # the velocity's weight 1/t^2, bounded
     loss: Tensor = (weight * (error.square().mean((1, 2, 3)) + 0.5 * sharp)).mean()
     return loss
 

@@ -200,23 +200,6 @@ def frog(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     ]
 
 
-def fish(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    high, fat, long = rng.uniform(0.42, 0.52), rng.uniform(0.3, 0.36), rng.uniform(0.56, 0.68)
-    fork, back = rng.uniform(25, 45), rng.uniform(0.3, 0.42)
-    lobe = ball((0, 0, -0.28), (0.08, 0.16, 0.36), "main", 16)
-    fin = ball((0, 0, -0.16), (0.05, 0.12, 0.24), "main", 14).turned("y", rng.uniform(-55, -30))
-    rim = fat * 0.98
-    return [
-        ball((0, 0, 0), (fat, high, long), "main"),
-        *[lobe.turned("x", sign * fork).moved((0, 0, -long * 0.9)) for sign in (-1, 1)],
-        ball((0, high * 0.75, -0.1), (0.07, back, 0.36), "main", 16),
-        ball((0, -high * 0.85, -0.1), (0.06, back * 0.6, 0.2), "main", 14),
-        *mirrored(fin.moved((rim, -0.08, 0.05))),
-        *eyes(on_ball((0, 0, 0), (fat * 0.95, high, long * 0.95), 40, 16), 0.15, (0.75, 0.0, 1.0)),
-        ring((0, -0.08, long * 0.96), 0.09, 0.055, "blush", "z", 18),
-    ]
-
-
 def turtle(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     wide, high, long = rng.uniform(0.56, 0.64), rng.uniform(0.54, 0.68), rng.uniform(0.62, 0.72)
     neck, ground = rng.uniform(0.06, 0.16), 0.22
@@ -235,26 +218,6 @@ def turtle(rng: np.random.Generator, accessory: str | None) -> list[Part]:
         *mirrored(capsule((wide * 0.62, 0.1, -long * 0.62), (wide * 0.5, 0.24, -long * 0.4), 0.12, "leaf", 10)),
         cylinder((0, ground, -long * 0.9), (0, ground - 0.1, -long - 0.25), 0.1, "leaf", 0.01, 12),
         *worn(accessory, hat=((0, h + 0.19, front), 0.28)),
-    ]
-
-
-def snail(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    size, turns, rise = rng.uniform(0.68, 0.78), rng.uniform(1.9, 2.4), rng.uniform(0.3, 0.4)
-    angle = np.linspace(-turns * 2 * np.pi, 0, int(18 * turns))
-    reach = 0.7 * size * 2.1 ** (angle / (2 * np.pi))  # a logarithmic spiral; its turns just overlap
-    shell = np.stack([0 * angle, reach * np.sin(-0.9 - angle), reach * np.cos(-0.9 - angle)], -1)
-    coil = [tube(shell.tolist(), (0.5 * reach).tolist(), "main", 14), ball((0, 0, 0), size * 0.22, "main", 12)]
-    h = 0.2 + rise
-    horn = [(0.1, h + 0.1, 0.62), (0.15, h + 0.36, 0.68)]
-    return [
-        *[part.scaled((1.55, 1, 1)).moved((0, size * 0.94 + 0.08, -0.26)) for part in coil],
-        tube([(0, 0.06, -0.85), (0, 0.08, -0.5), (0, 0.12, 0.2), (0, 0.15, 0.5)], (0.03, 0.12, 0.17, 0.15), "cream"),
-        capsule((0, 0.16, 0.48), (0, h, 0.6), 0.13, "cream"),
-        ball((0, h + 0.02, 0.62), (0.19, 0.18, 0.19), "cream", 16),
-        *mirrored(tube(horn, 0.045, "cream", 8)),
-        *eyes((0.16, h + 0.38, 0.68), 0.1),
-        smile((0, h - 0.05, 0.82), 0.18, 0.05, 0.03),
-        *worn(accessory, hat=((0, size * 1.84 + 0.08, -0.26), 0.4)),
     ]
 
 
@@ -292,8 +255,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("pig", pig, ("piglet",), ("hat",), front=True),
     Kind("penguin", penguin, (), ("scarf", "hat"), front=True),
     Kind("frog", frog, ("toad",), ("crown",), front=True),
-    Kind("fish", fish, (), (), front=True),
     Kind("turtle", turtle, ("tortoise",), ("hat",), front=True),
-    Kind("snail", snail, (), ("hat",), front=True),
     Kind("elephant", elephant, (), ("hat", "crown"), front=True),
 )

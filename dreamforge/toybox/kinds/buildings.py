@@ -3,7 +3,7 @@
 import numpy as np
 
 from dreamforge.toybox.kind import Kind
-from dreamforge.toybox.shapes import Part, ball, box, capsule, cylinder, dome, extrude, lathe, mirrored, ring
+from dreamforge.toybox.shapes import Part, ball, box, cylinder, dome, extrude, mirrored, ring
 
 
 def house(rng: np.random.Generator, accessory: str | None) -> list[Part]:
@@ -104,40 +104,9 @@ def windmill(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     return parts
 
 
-def tent(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    half, height, depth = rng.uniform(0.85, 1.05), rng.uniform(1.2, 1.5), rng.uniform(1.7, 2.3)
-    opening, front, lean = rng.uniform(0.34, 0.42) * half, depth / 2, np.degrees(np.arctan2(half, height))
-    parts = [extrude([(-half, 0), (half, 0), (0, height)], depth, "main")]
-    for size, paint, out in ((1.0, "ink", 0.05), (1.25, "cream", 0.03)):
-        gap = [(-opening * size, 0), (opening * size, 0), (0, 0.62 * height * size)]
-        parts += [extrude(gap, 0.06, paint, (0, 0, front + out - 0.02))]
-    for z in (-front, front):
-        pole = cylinder((0, -0.05, z), (0, np.hypot(half, height) + 0.28, z), 0.065, "wood", segments=10)
-        parts += mirrored(pole.turned("z", lean).moved((half + 0.02, 0, 0)))
-    parts += [capsule((0, height, -front - 0.1), (0, height, front + 0.1), 0.07, "wood", 10)]
-    return parts
-
-
-def well(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    radius, wall, post = rng.uniform(0.65, 0.8), rng.uniform(0.6, 0.8), rng.uniform(1.5, 1.75)
-    rise, inner, deep = rng.uniform(0.4, 0.55), radius - 0.18, rng.uniform(0.9, 1.1)
-    eaves = radius + 0.15
-    parts = [
-        lathe([(0, 0), (radius, 0), (radius, wall), (inner, wall), (inner, wall - 0.2), (0, wall - 0.2)], "main"),
-        ring((0, wall - 0.03, 0), radius - 0.07, 0.12, "main"),
-        cylinder((0, wall - 0.3, 0), (0, wall - 0.15, 0), inner, "screen"),
-        extrude([(-eaves, post), (eaves, post), (0, post + rise + 0.2)], 2 * deep * radius, "main"),
-        cylinder((-radius, wall + 0.45, 0), (radius, wall + 0.45, 0), 0.09, "darkwood", segments=12),
-        cylinder((0, wall + 0.05, 0), (0, wall + 0.32, 0), 0.17, "metal", 0.22),
-    ]
-    return parts + mirrored(box((radius - 0.1, post / 2, 0), (0.16, post, 0.2), "wood"))
-
-
 KINDS: tuple[Kind, ...] = (
     Kind("house", house, ("cottage",), ("roof", "chimney"), front=True),
     Kind("castle", castle, ("fortress",), ("flag",), front=True),
     Kind("lighthouse", lighthouse, (), ("stripe",)),
     Kind("windmill", windmill, ("mill",), (), front=True),
-    Kind("tent", tent, (), (), front=True),
-    Kind("well", well),
 )

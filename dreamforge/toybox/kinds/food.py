@@ -19,18 +19,6 @@ def apple(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     ]
 
 
-def pear(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    belly, waist, bend = rng.uniform(0.6, 0.68), rng.uniform(0.24, 0.3), rng.uniform(-0.2, 0.2)
-    y = -np.cos(np.linspace(0.0, np.pi, 21))
-    profile = np.stack([np.sqrt(1 - y**2) * (belly - waist * np.tanh(2.4 * y)), 1.05 * y], -1)
-    leaf = ball((0.3, 0, 0), (0.32, 0.06, 0.17), "leaf", 12).turned("z", rng.uniform(10, 40))
-    return [
-        lathe(profile.tolist(), "main"),
-        tube([(0, 0.95, 0), (0.3 * bend, 1.2, 0), (bend, 1.4, 0)], 0.075, "darkwood"),
-        leaf.turned("y", rng.uniform(-70, 70)).moved((0, 1.15, 0)),
-    ]
-
-
 def banana(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     arc, thick, count = np.radians(rng.uniform(115, 140)), rng.uniform(0.25, 0.31), int(rng.integers(1, 4))
     turn, spread, yaw = rng.uniform(10, 30), rng.uniform(28, 36), rng.uniform(-15, 15)
@@ -132,19 +120,6 @@ def donut(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     return [part.turned("x", tilt) for part in parts]
 
 
-def cupcake(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    low, high, height = rng.uniform(0.5, 0.58), rng.uniform(0.72, 0.8), rng.uniform(0.6, 0.75)
-    swirls, rise = int(rng.integers(2, 4)), rng.uniform(0.95, 1.15)
-    parts = [cylinder((0, 0, 0), (0, height, 0), low, "cream", high, 24)]
-    pleat = cylinder((0, 0, low - 0.01), (0, height, high - 0.01), 0.06, "wood", 0.07, 6)
-    parts += [pleat.turned("y", 30 * k) for k in range(12)]
-    for i in range(swirls):
-        r, step = (high + 0.14) * (1 - 0.82 * i / swirls), rise / swirls
-        parts += [ball((0, height + step * (i + 0.25), 0), (r, 0.8 * step, r), "main", 24)]
-    top = height + rise * (1 - 0.75 / swirls) + 0.8 * rise / swirls
-    return [*parts, ball((0, top, 0), 0.18, "blush", 14)]
-
-
 def pineapple(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     radius, height, tall = rng.uniform(0.62, 0.72), rng.uniform(0.85, 1.0), rng.uniform(0.65, 0.85)
     rows = int(rng.integers(5, 7))
@@ -164,13 +139,11 @@ def pineapple(rng: np.random.Generator, accessory: str | None) -> list[Part]:
 
 KINDS: tuple[Kind, ...] = (
     Kind("apple", apple),
-    Kind("pear", pear),
     Kind("banana", banana),
     Kind("cake", cake, ("gateau",), ("icing",)),
     Kind("icecream", icecream, ("gelato",)),
     Kind("burger", burger, ("hamburger",)),
     Kind("carrot", carrot),
     Kind("donut", donut, ("doughnut",)),
-    Kind("cupcake", cupcake, ("muffin",)),
     Kind("pineapple", pineapple, ("ananas",)),
 )

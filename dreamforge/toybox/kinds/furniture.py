@@ -3,9 +3,7 @@
 import numpy as np
 
 from dreamforge.toybox.kind import Kind
-from dreamforge.toybox.shapes import Part, ball, box, cylinder, extrude, lathe, mirrored, ring, rounded_box
-
-BOOKS = ("gold", "leaf", "blush", "steel", "cream", "nose", "darkwood")
+from dreamforge.toybox.shapes import Part, ball, box, cylinder, extrude, lathe, mirrored, rounded_box
 
 
 def _legs(width: float, depth: float, height: float, thick: float, color: str) -> list[Part]:
@@ -77,44 +75,6 @@ def sofa(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     return parts
 
 
-def bed(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    width, length, base = rng.uniform(1.2, 1.7), rng.uniform(1.9, 2.2), rng.uniform(0.36, 0.48)
-    head, foot, rise = rng.uniform(0.9, 1.15), rng.uniform(0.5, 0.64), rng.uniform(0.05, 0.35)
-    end, top = length / 2, base + 0.2
-    parts = [
-        *_legs(width, length, base, 0.16, "main"),
-        _arched((0, 0.12, -end), width + 0.1, head, rise, 0.15),
-        _arched((0, 0.12, end), width + 0.1, foot, 0.5 * rise, 0.13),
-        box((0, base - 0.08, 0), (width, 0.24, length), "main"),
-        rounded_box((0, base + 0.1, 0), (width - 0.06, 0.2, length), 0.06, "paper"),
-        rounded_box((0, base + 0.08, 0.14 * length), (width + 0.04, 0.34, 0.7 * length), 0.1, "main"),
-    ]
-    pillow = "second" if accessory == "pillow" else "paper"
-    size = (0.36 * width, 0.2, 0.16 * length) if accessory == "pillow" else (0.36 * width, 0.14, 0.13 * length)
-    parts.append(ball((0, top + 0.1, 0), size, pillow).turned("x", 25, (0, top, 0)).moved((0, 0.03, -0.33 * length)))
-    if accessory == "blanket":
-        parts.append(rounded_box((0, base + 0.06, 0.22 * length), (width + 0.14, 0.48, 0.32 * length), 0.1, "second"))
-    return parts
-
-
-def bookshelf(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    width, height, depth = rng.uniform(1.1, 1.5), rng.uniform(1.7, 2.2), rng.uniform(0.42, 0.55)
-    thick, shelves = rng.uniform(0.11, 0.14), int(rng.integers(3, 5))
-    inner, step = width - 2 * thick, (height - thick) / shelves
-    parts = mirrored(box(((width - thick) / 2, height / 2, 0), (thick, height, depth), "main"))
-    parts.append(box((0, height / 2, -0.45 * depth), (width, height, 0.1 * depth), "main"))
-    for i in range(shelves + 1):
-        parts.append(box((0, thick / 2 + i * step, 0), (width, thick, depth), "main"))
-    for i in range(shelves):
-        x, end = -inner / 2, inner * (rng.uniform(0.55, 0.85) - 0.5)
-        while x < end:
-            thickness, tall = rng.uniform(0.09, 0.15), (step - thick) * rng.uniform(0.62, 0.9)
-            middle = (x + thickness / 2, thick + i * step + tall / 2, 0.04)
-            parts.append(box(middle, (0.94 * thickness, tall, 0.72 * depth), BOOKS[int(rng.integers(len(BOOKS)))]))
-            x += thickness
-    return parts
-
-
 def lamp(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     floor = rng.random() < 0.5
     low, up = rng.uniform(0.5, 0.62), rng.uniform(0.26, 0.4)
@@ -131,25 +91,9 @@ def lamp(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     return [*parts, cylinder((0, 0.6 * stem, 0), (0, stem + 0.2 * tall, 0), 0.08, "metal")]
 
 
-def stool(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    radius, height, thick = rng.uniform(0.46, 0.58), rng.uniform(1.1, 1.5), rng.uniform(0.16, 0.26)
-    legs, spread, leg = int(rng.integers(3, 5)), rng.uniform(0.6, 0.72), rng.uniform(0.075, 0.095)
-    bulge = np.linspace(-np.pi / 2, np.pi / 2, 9)
-    rim = np.column_stack([radius - thick / 2 + thick / 2 * np.cos(bulge), thick / 2 * np.sin(bulge)])
-    parts = [lathe([(0, -thick / 2), *rim, (0, thick / 2)], "main", (0, height, 0))]
-    inner, rest = 0.7 * radius, rng.uniform(0.3, 0.42)
-    for i in range(legs):
-        foot = cylinder((0, 0, spread), (0, height, inner), 0.85 * leg, "main", leg, 12)
-        parts.append(foot.turned("y", 45 + i * 360 / legs))
-    return [*parts, ring((0, rest * height, 0), spread + (inner - spread) * rest, 0.055, "metal")]
-
-
 KINDS: tuple[Kind, ...] = (
     Kind("chair", chair, accessories=("cushion",)),
     Kind("table", table),
     Kind("sofa", sofa, synonyms=("couch",), accessories=("cushion",)),
-    Kind("bed", bed, accessories=("blanket", "pillow")),
-    Kind("bookshelf", bookshelf, synonyms=("bookcase",), front=True),
     Kind("lamp", lamp),
-    Kind("stool", stool),
 )

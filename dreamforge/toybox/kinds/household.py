@@ -160,20 +160,6 @@ def vase(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     return parts
 
 
-def candle(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    radius, height, dish = rng.uniform(0.28, 0.37), rng.uniform(0.85, 1.2), rng.uniform(0.5, 0.58)
-    wax = [(0.0, 0.05), (radius, 0.05), (radius, height), (0.86 * radius, height + 0.05), (0.0, height - 0.04)]
-    plate = [(0.0, 0.0), (0.6 * dish, 0.0), (dish, 0.12), (dish - 0.06, 0.14), (0.55 * dish, 0.06), (0.0, 0.06)]
-    parts = [lathe(wax, "main"), lathe(plate, "gold"), ring((dish + 0.1, 0.14, 0), 0.13, 0.05, "gold", "z", 18)]
-    for i in range(4):
-        turn, length = np.radians(90 * i + rng.uniform(-30, 30)), height * rng.uniform(0.15, 0.55)
-        x, z = radius * np.sin(turn), radius * np.cos(turn)
-        parts.append(capsule((x, height - length, z), (x, height - 0.02, z), 0.07, "main", 10))
-    parts.append(cylinder((0, height - 0.05, 0), (0, height + 0.14, 0), 0.04, "ink", segments=8))
-    flame = _eased([0.0, 0.14, 0.46], [0.0, 0.15, 0.0], 7)
-    return [*parts, lathe(flame, "nose", (0, height + 0.08, 0), 16).scaled(rng.uniform(0.95, 1.2), (0, height, 0))]
-
-
 def camera(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     width, height, depth = rng.uniform(1.5, 1.8), rng.uniform(0.95, 1.1), rng.uniform(0.45, 0.6)
     lens, reach, front, top = rng.uniform(0.34, 0.39), rng.uniform(0.28, 0.5), depth / 2, height / 2
@@ -214,7 +200,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("teapot", teapot, accessories=("stripe",)),
     Kind("bottle", bottle, synonyms=("flask",), accessories=("label",)),
     Kind("vase", vase, accessories=("tulip",)),
-    Kind("candle", candle),
     Kind("camera", camera, front=True),
     Kind("gift", gift, synonyms=("present",), accessories=("ribbon",)),
 )

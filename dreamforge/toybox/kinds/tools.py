@@ -18,46 +18,6 @@ from dreamforge.toybox.shapes import (
 )
 
 
-def _handle(height: float, radius: float) -> list[Part]:
-    """An upright wooden shaft from the floor, with a grip over its lower half."""
-    shaft = cylinder((0, 0.1, 0), (0, height, 0), radius, "wood", 0.85 * radius)
-    return [shaft, capsule((0, 1.4 * radius, 0), (0, 0.5 * height, 0), 1.4 * radius, "main")]
-
-
-def hammer(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    height, radius, size = rng.uniform(1.15, 1.45), rng.uniform(0.1, 0.12), rng.uniform(0.18, 0.22)
-    face, reach, droop = rng.uniform(1.15, 1.35) * size, rng.uniform(0.5, 0.62), rng.uniform(0.16, 0.28)
-    parts = [
-        *_handle(height, radius),
-        box((0, height, 0), (2.2 * size, 2.2 * size, 2 * size), "main"),
-        cylinder((0, height, 0), (0.4, height, 0), 0.85 * size, "main"),
-        cylinder((0.36, height, 0), (0.58, height, 0), face, "main"),
-        cylinder((0.57, height, 0), (0.64, height, 0), 0.94 * face, "metal"),
-    ]
-    path = [
-        (-0.1, height, 0),
-        (-0.3, height + 0.02, 0),
-        (-0.75 * reach, height - 0.3 * droop, 0),
-        (-reach - 0.1, height - droop, 0),
-    ]
-    prong = tube(path, [size, 0.9 * size, 0.65 * size, 0.3 * size], "main")
-    return [*parts, prong.moved((0, 0, 0.45 * size)).turned("y", -8), prong.moved((0, 0, -0.45 * size)).turned("y", 8)]
-
-
-def axe(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    height, radius, thick = rng.uniform(1.5, 1.8), rng.uniform(0.09, 0.11), rng.uniform(0.22, 0.28)
-    reach, flare, back = rng.uniform(0.62, 0.78), rng.uniform(0.4, 0.5), rng.uniform(0.2, 0.3)
-    bow = np.linspace(-1.0, 1.0, 9)
-    edge = np.column_stack([reach - 0.16 * bow**2, flare * bow - 0.05])
-    blade = [(-back, -0.18), (0.12, -0.17), *edge, (0.12, 0.17), (-back, 0.18)]
-    top = height - 0.22
-    return [
-        *_handle(height, radius),
-        extrude(blade, thick, "main", (0, top, 0)),
-        extrude([*edge], 0.5 * thick, "metal", (0.1, top, 0)),
-    ]
-
-
 def umbrella(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     radius, tall, length = rng.uniform(0.95, 1.15), rng.uniform(0.5, 0.66), rng.uniform(1.15, 1.4)
     angle = np.linspace(0.0, np.pi / 2, 9)
@@ -110,27 +70,8 @@ def bucket(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     return parts
 
 
-def anvil(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    base, waist, top = rng.uniform(0.55, 0.68), rng.uniform(0.28, 0.36), rng.uniform(0.6, 0.72)
-    height, depth, horn = rng.uniform(0.4, 0.55), rng.uniform(0.42, 0.55), rng.uniform(0.6, 0.8)
-    foot, block, sweep = 0.2, rng.uniform(0.3, 0.36), np.linspace(-1.0, 1.0, 9)
-    y, face = foot + height * (sweep + 1) / 2, foot + height + block
-    side = np.column_stack([waist + np.where(sweep < 0, base - 0.1 - waist, top - 0.06 - waist) * sweep**2, y])
-    cone = cylinder((top - 0.06, 0, 0), (top + horn, 0.07, 0), 0.48 * block, "main", 0.05)
-    return [
-        box((0, foot / 2, 0), (2 * base, foot, depth + 0.3), "main"),
-        extrude([*side, *(side[::-1] * (-1.0, 1.0))], depth, "main"),
-        box((-0.08, foot + height + block / 2, 0), (2 * top + 0.1, block, depth + 0.06), "main"),
-        cone.scaled((1.0, 1.0, 1.4)).moved((0, face - 0.52 * block, 0)),
-        box((-0.08, face, 0), (2 * top + 0.06, 0.06, depth), "metal"),
-    ]
-
-
 KINDS: tuple[Kind, ...] = (
-    Kind("hammer", hammer),
-    Kind("axe", axe, synonyms=("hatchet",)),
     Kind("umbrella", umbrella, synonyms=("parasol",)),
     Kind("guitar", guitar, front=True),
     Kind("bucket", bucket, synonyms=("pail",), accessories=("stripe",)),
-    Kind("anvil", anvil),
 )

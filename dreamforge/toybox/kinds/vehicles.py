@@ -163,47 +163,6 @@ def rocket(rng: np.random.Generator, accessory: str | None) -> list[Part]:
     return parts
 
 
-def tractor(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    length, width, big = rng.uniform(1.5, 1.8), rng.uniform(0.75, 0.9), rng.uniform(0.58, 0.68)
-    hood, roof, small = rng.uniform(1.15, 1.3), rng.uniform(1.95, 2.2), rng.uniform(0.36, 0.44)
-    nose, seat = length / 2 + 0.3, -length / 2
-    parts = [
-        rounded_box((0, (0.45 + hood) / 2, (nose - 0.1) / 2), (width, hood - 0.45, nose + 0.1), 0.18, "main"),
-        *_cabin(seat - 0.35, 0.1, 0.6, roof, (0.0, 0.15), width + 0.15, 0.45),
-        box((0, roof, seat / 2 - 0.15), (width + 0.35, 0.16, 0.6 - seat), "main"),
-        box((0, hood - 0.36, nose), (0.4 * width, 0.3, 0.08), "ink"),
-        cylinder(
-            (0.2 * width, hood - 0.1, 0.6 * nose), (0.2 * width, roof - 0.2, 0.6 * nose), 0.08, "steel", segments=12
-        ),
-    ]
-    parts += mirrored(ball((0.33 * width, hood - 0.2, nose), (0.13, 0.13, 0.09), "light", 12))
-    parts += mirrored(box((width / 2 + 0.13, 2 * big + 0.04, seat + 0.1), (0.42, 0.14, 1.5 * big), "main"))
-    parts += _wheels([seat + 0.1], big, width / 2 + 0.25, "main", 0.36)
-    return parts + _wheels([nose - 0.35], small, width / 2 + 0.15, "main", 0.28)
-
-
-def helicopter(rng: np.random.Generator, accessory: str | None) -> list[Part]:
-    length, radius, span = rng.uniform(0.75, 0.9), rng.uniform(0.55, 0.65), rng.uniform(1.0, 1.2)
-    boom, turn = rng.uniform(1.0, 1.3), rng.uniform(20, 70)
-    end, top = -0.4 - boom, radius + 0.28
-    blade = rounded_box((0, 0, 0), (2 * span, 0.22, 0.11), 0.1, "steel").turned("x", 90)
-    fin = [(end - 0.15, 0.1), (end + 0.3, 0.1), (end + 0.05, 0.75), (end - 0.25, 0.75)]
-    parts = [
-        ball((0, 0, 0), (radius, radius, length), "main"),
-        ball((0, 0.2 * radius, 0.42 * length), (0.66 * radius, 0.58 * radius, 0.62 * length), "glass"),
-        cylinder((0, 0.2, -0.3), (0, 0.25, end), 0.32, "main", 0.13),
-        _side(fin, 0.13, "main"),
-        box((0, 0.2, end + 0.3), (0.9, 0.1, 0.28), "main"),
-        cylinder((0, radius - 0.1, 0), (0, top + 0.08, 0), 0.13, "ink", segments=12),
-        *[blade.turned("y", turn + a).moved((0, top, 0)) for a in (0, 90)],
-    ]
-    parts += mirrored(capsule((0.45, -radius - 0.2, -0.6), (0.45, -radius - 0.2, 0.7), 0.08, "steel", 10))
-    legs = [
-        cylinder((0.3, -0.6 * radius, z), (0.45, -radius - 0.2, z), 0.07, "steel", segments=8) for z in (-0.3, 0.35)
-    ]
-    return parts + [part for leg in legs for part in mirrored(leg)]
-
-
 def _side(outline: Sequence[Point], width: float, color: str) -> Part:
     """A side view of (z, y) points, counter-clockwise with z to the right, made ``width`` wide along x."""
     return extrude(outline, width, color).turned("y", -90)
@@ -255,6 +214,4 @@ KINDS: tuple[Kind, ...] = (
     Kind("airplane", airplane, ("plane", "jet"), ("stripe",)),
     Kind("boat", boat, ("sailboat",), ("sail",)),
     Kind("rocket", rocket, ("spaceship",), ("fins",)),
-    Kind("tractor", tractor, (), (), front=True),
-    Kind("helicopter", helicopter, ("chopper",)),
 )

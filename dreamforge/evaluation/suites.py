@@ -1,0 +1,138 @@
+"""The prompts that assets and samples are judged on, drawn by lot: ``python -m dreamforge.evaluation.suites``.
+
+``assets-40`` is what the table of the README is made of; nothing may be tuned on it. ``tuning-16`` is for tuning: no
+kind is in both. ``prior`` holds (kind, colour) pairs for samples of the 2D prior, two of every kind trained and held
+out. The lots are hashes, so a library's random numbers cannot change them.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamforge import data
+from dreamforge.evaluation.wanted import Wanted
+from dreamforge.files import atomic_write
+from dreamforge.rng import derive
+from dreamforge.toybox.catalog import KINDS, held_out
+from dreamforge.toybox.colors import COLORS
+
+SEED = 2026
+TRAINED, HELD_OUT, ACCESSORY = "trained", "held out", "accessory"
+TABLE = {TRAINED: 24, HELD_OUT: 8, ACCESSORY: 8}
+TUNING = {TRAINED: 8, HELD_OUT: 4, ACCESSORY: 4}
+QUICK = {TRAINED: 6, HELD_OUT: 2, ACCESSORY: 2}  # the first of each group
+PER_KIND = 2  # pairs of a kind in each list of the prior's suite
+UNCOUNTED = ("icing",)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A sentence and what it asks for."""
+
+    group: str
+    prompt: str
+    asked: Wanted
+
+
+def draw(seed: int = SEED) -> dict[str, list[Prompt]]:
+    """All suites by the name of their file."""
+    kinds = _by_lot(KINDS, seed, "kinds")
+    used: Counter[str] = Counter()
+    table = _suite(kinds, TABLE, used, seed)
+    left = [kind for kind in kinds if all(kind != prompt.asked.kind for prompt in table)]
+    tuning = _suite(left, TUNING, used, seed)
+    return {"assets-40": table, "tuning-16": tuning, "prior": _prior(seed)}
+
+
+def load(name: str) -> list[Prompt]:
+    """A committed suite."""
+    content = json.loads(data.asset(f"suites/{name}.json").read_text("utf-8"))
+    return [Prompt(row.pop("group"), row.pop("prompt"), Wanted(**row)) for row in content["prompts"]]
+
+
+def quick(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Ten of the forty."""
+    return [p for group, count in QUICK.items() for p in [q for q in prompts if q.group == group][:count]]
+
+
+def sentence(asked: Wanted) -> str:
+    """``a green snowman with an orange scarf``: no view phrase, no synonym."""
+    words = f"{_article(asked.color or asked.kind)}{asked.color or ''} {asked.kind}".replace("  ", " ")
+    if asked.accessory is None:
+        return words
+    uncounted = asked.accessory.endswith("s") or asked.accessory in UNCOUNTED
+    second = asked.second or ""
+    article = "" if uncounted else _article(second or asked.accessory)
+    return f"{words} with {article}{second} {asked.accessory}".replace("  ", " ")
+
+
+def text(name: str, prompts: Iterable[Prompt], seed: int = SEED) -> str:
+    """The file of a suite."""
+    rows = [json.dumps({"group": p.group, "prompt": p.prompt, **asdict(p.asked)}) for p in prompts]
+    head = json.dumps({"name": name, "made by": "python -m dreamforge.evaluation.suites", "seed": seed})
+    return head[:-1] + ', "prompts": [\n' + ",\n".join(rows) + "\n]}\n"
+
+
+def _suite(kinds: Sequence[str], counts: dict[str, int], used: Counter[str], seed: int) -> list[Prompt]:
+    """Prompts of different kinds; those with accessories choose first, because few kinds have any."""
+    dressed = [kind for kind in kinds if KINDS[kind].accessories][: counts[ACCESSORY]]
+    plain = [kind for kind in kinds if kind not in dressed]
+    held, trained = plain[: counts[HELD_OUT]], plain[counts[HELD_OUT] :][: counts[TRAINED]]
+    chosen = {TRAINED: trained, HELD_OUT: held, ACCESSORY: dressed}
+    if any(len(chosen[group]) < count for group, count in counts.items()):
+        raise ValueError(f"the toybox has too few kinds for {counts}")
+    return [_prompt(group, kind, used, seed) for group in counts for kind in chosen[group]]
+
+
+def _prompt(group: str, kind: str, used: Counter[str], seed: int) -> Prompt:
+    color = _color(kind, held=group == HELD_OUT, used=used, seed=seed)
+    if group != ACCESSORY:
+        asked = Wanted(kind, color)
+    else:
+        accessory = _by_lot(KINDS[kind].accessories, seed, "accessory", kind)[0]
+        second = _by_lot([name for name in COLORS if name != color], seed, "second", kind)[0]
+        asked = Wanted(kind, color, accessory, second)
+    return Prompt(group, sentence(asked), asked)
+
+
+def _color(kind: str, *, held: bool, used: Counter[str], seed: int) -> str:
+    """Of the colours that are used least so far, one by lot."""
+    allowed = _by_lot([color for color in COLORS if held_out(kind, color) == held], seed, "color", kind)
+    color = min(allowed, key=lambda name: used[name])
+    used[color] += 1
+    return color
+
+
+def _prior(seed: int) -> list[Prompt]:
+    rows = []
+    for group, held in ((TRAINED, False), (HELD_OUT, True)):
+        for kind in KINDS:
+            colors = [color for color in COLORS if held_out(kind, color) == held]
+            chosen = [Wanted(kind, color) for color in _by_lot(colors, seed, "prior", kind)[:PER_KIND]]
+            rows += [Prompt(group, sentence(asked), asked) for asked in chosen]
+    return rows
+
+
+def _by_lot(names: Iterable[str], seed: int, *purpose: str) -> list[str]:
+    return sorted(names, key=lambda name: derive(seed, *purpose, name))
+
+
+def _article(word: str) -> str:
+    return "an " if word[0] in "aeiou" else "a "
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m dreamforge.evaluation.suites", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("assets/suites"))
+    options: Any = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, prompts in draw().items():
+        atomic_write(options.out / f"{name}.json", text(name, prompts).encode())
+
+
+if __name__ == "__main__":
+    main()
