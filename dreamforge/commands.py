@@ -95,7 +95,8 @@ def prior_sample(options: argparse.Namespace) -> Outcome:
         raise DreamforgeError("The prompt is empty: write what to draw, for example 'a blue car'.")
     if not 1 <= options.n <= 256:
         raise DreamforgeError(f"--n was given {options.n}, but expects a number of pictures from 1 to 256.")
-    sample_sheet(_prior_folder(options), options.prompt, options.n, options.seed, path)
+    for warning in sample_sheet(_prior_folder(options), options.prompt, options.n, options.seed, path):
+        tell(f"warning: {warning}")
     return _made(path)
 
 

@@ -46,7 +46,7 @@ def write_asset(mesh: Mesh, path: Path, recipe: Recipe, format: str) -> None:
 
 
 def write_turntable(mesh: Mesh, path: Path) -> None:
-    atomic_write(path, pictures.webp(pictures.spin(mesh), seconds=4.0))
+    atomic_write(path, pictures.webp(pictures.spin(mesh), seconds=3.0))
 
 
 def _write_mesh(folder: Path, recipe: Recipe, mesh: Mesh, say: Callable[[str], None]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from dreamforge.cameras import turntable
 from dreamforge.types import Mesh, Scene
 
 PREVIEW_VIEWS = 4
-TURNTABLE_VIEWS = 36
-TURNTABLE_SIZE = 256
+TURNTABLE_VIEWS = 24
+TURNTABLE_SIZE = 224  # pixels
 PAPER = (0.93, 0.93, 0.93)  # sRGB behind the asset
 
 

@@ -22,7 +22,8 @@ def test_sizes_are_those_of_tiny_cuda_nn() -> None:
     entries = [level.entries for level in grid.grids()]
     assert entries == [32768] + [65536] * 19
     assert grid.rows * grid.features == 2_555_904
-    assert grid.grids()[1].resolution == 48  # 32 * 1.5 - 1 is exactly 47
+    assert grid.grids()[1].resolution == 48
+    assert HashGrid(levels=6, base=8, growth=8**0.2).grids()[-1].resolution == 64  # rounding must not make it 65
 
 
 def test_dense_rows_count_up_and_hashed_rows_follow_the_primes() -> None:

@@ -1,6 +1,7 @@
 """What the documents say is true: commands and flags exist, files are there, examples run."""
 
 import ast
+import importlib.util
 import inspect
 import re
 import shlex
@@ -59,6 +60,14 @@ def test_every_command_of_the_documents_is_understood(command):
     options = cli.parse(arguments)
     recipe = getattr(options, "recipe", "default")
     assert recipe in config.available() or recipe.endswith("/recipe.yaml")
+
+
+def test_modules_of_the_readme_can_be_run():
+    modules = {match for code in inline("README.md") for match in re.findall(r"python -m ([\w.]+)", code)}
+    assert "dreamforge" in modules
+    for module in modules:
+        name = f"{module}.__main__" if module == "dreamforge" else module
+        assert importlib.util.find_spec(name) is not None, f"there is no {module}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -240,10 +240,8 @@ def test_a_toy_that_cannot_be_is_refused():
         make("apple", "scarf", 0)
 
 
-def test_the_sheet_shows_every_kind_and_repeats():
+def test_the_sheet_shows_every_kind():
     first = sheet(size=16, columns=12)
-    assert first.width > 12 * 16 and first.height > -(-len(KINDS) // 12) * 16
-    assert first.tobytes() == sheet(size=16, columns=12).tobytes()
     assert first.tobytes() != sheet(size=16, columns=12, seed=1).tobytes()
     pixels = torch.from_numpy(np.array(first))
     for number in range(len(KINDS)):
@@ -252,11 +250,11 @@ def test_the_sheet_shows_every_kind_and_repeats():
         assert len(cell.unique(dim=0)) > 8, f"nothing is drawn for {list(KINDS)[number]}"
 
 
-def test_the_sheet_is_written_as_png(tmp_path):
+def test_the_shipped_sheet_is_what_the_command_draws(tmp_path):
     from PIL import Image
 
     show(tmp_path / "sheet.png")
-    with Image.open(tmp_path / "sheet.png") as picture, Image.open(asset("toybox/sheet.png")) as shipped:
-        assert picture.format == "PNG" and picture.size == shipped.size
-    with pytest.raises(DreamforgeError, match="folder"):
-        show(tmp_path / "missing" / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as drawn, Image.open(asset("toybox/sheet.png")) as shipped:
+        assert drawn.format == "PNG" and drawn.size == shipped.size
+        difference = np.asarray(drawn, float) - np.asarray(shipped, float)
+    assert np.abs(difference).mean() < 0.05, "renew it: dreamforge toybox show --out assets/toybox/sheet.png"

@@ -167,6 +167,7 @@ def test_the_surface_of_a_ball_of_any_density(density: float) -> None:
     assert abs(float(radius.mean()) - (RADIUS - min(stopped, 0.04))) < 2 / 48
     assert mesh.normals is not None and mesh.colors is not None
     assert (mesh.normals * mesh.vertices).sum(-1).min() > 0
+    assert mesh.vertices.mean(0).abs().max() < 0.2 / 24
     clear = mesh.vertices.abs().amin(-1) > 0.1
     assert torch.equal(mesh.colors[clear].round(), (mesh.vertices[clear] > 0).float())
 

@@ -54,16 +54,20 @@ def paint_clay(layers: Tensor, clay: Tensor, background: Tensor) -> Tensor:
 
 
 def degrade(pictures: Tensor, draw: torch.Generator) -> Tensor:
-    """Blotches, tone, a coarse grid, blur, noise and a cut-out, each mild enough that the toy stays what it is."""
-    pictures = _tone(_blotches(pictures, draw), draw)
-    groups = [pictures[k::GROUPS] for k in range(GROUPS)]
+    """Blotches, tone, a coarse grid, blur, noise and a cut-out, each mild enough that the toy stays what it is.
+
+    A third of the pictures stays as it is.
+    """
+    toned = _tone(_blotches(pictures, draw), draw)
+    groups = [toned[k::GROUPS] for k in range(GROUPS)]
     changed = torch.empty_like(pictures)
     for k, group in enumerate(groups):
         group = coarse(group, int(between(20, 48, (1,), draw))) if k == 0 else group
         changed[k::GROUPS] = blur(group, float(between(-0.3, 1.5, (1,), draw)))
     strength = 0.06 * torch.rand(len(pictures), 1, 1, 1, generator=draw).square()
     noisy = changed + strength * torch.randn(pictures.shape, generator=draw)
-    return _cut_out(noisy, draw).clamp(0, 1)
+    spared = torch.rand(len(pictures), 1, 1, 1, generator=draw) < 1 / 3
+    return torch.where(spared, pictures, _cut_out(noisy, draw).clamp(0, 1))
 
 
 def blur(pictures: Tensor, sigma: float) -> Tensor:
@@ -102,7 +106,7 @@ def _over(toy: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
 
 
 def _blotches(pictures: Tensor, draw: torch.Generator) -> Tensor:
-    strength = between(-0.1, 0.1, (len(pictures), 1, 1, 1), draw).clamp_min(0)
+    strength = between(-0.05, 0.05, (len(pictures), 1, 1, 1), draw).clamp_min(0)
     return (pictures + strength * clouds(len(pictures), 3, pictures.shape[-1], 7, draw)).clamp(0, 1)
 
 

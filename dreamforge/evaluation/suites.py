@@ -1,7 +1,7 @@
 """The prompts that assets and samples are judged on, drawn by lot: ``python -m dreamforge.evaluation.suites``.
 
-``assets-40`` is what the table of the README is made of; nothing may be tuned on it. ``tuning-16`` is for tuning: no
-kind is in both. ``prior`` holds (kind, colour) pairs for samples of the 2D prior, two of every kind trained and held
+``assets-40`` is what the table of the README is made of; nothing may be tuned on it. ``tuning-16`` is for tuning: it
+shares no (kind, colour) pair with it, and kinds only as far as the toybox has too few. ``prior`` holds (kind, colour) pairs for samples of the 2D prior, two of every kind trained and held
 out. The lots are hashes, so a library's random numbers cannot change them.
 """
 
@@ -41,10 +41,10 @@ class Prompt:
 def draw(seed: int = SEED) -> dict[str, list[Prompt]]:
     """All suites by the name of their file."""
     kinds = _by_lot(KINDS, seed, "kinds")
-    used: Counter[str] = Counter()
-    table = _suite(kinds, TABLE, used, seed)
-    left = [kind for kind in kinds if all(kind != prompt.asked.kind for prompt in table)]
-    tuning = _suite(left, TUNING, used, seed)
+    table = _suite(kinds, TABLE, [], seed)
+    taken = [prompt.asked.kind for prompt in table]
+    others_first = sorted(kinds, key=lambda kind: kind in taken)
+    tuning = _suite(others_first, TUNING, table, seed)
     return {"assets-40": table, "tuning-16": tuning, "prior": _prior(seed)}
 
 
@@ -77,19 +77,26 @@ def text(name: str, prompts: Iterable[Prompt], seed: int = SEED) -> str:
     return head[:-1] + ', "prompts": [\n' + ",\n".join(rows) + "\n]}\n"
 
 
-def _suite(kinds: Sequence[str], counts: dict[str, int], used: Counter[str], seed: int) -> list[Prompt]:
-    """Prompts of different kinds; those with accessories choose first, because few kinds have any."""
+def _suite(kinds: Sequence[str], counts: dict[str, int], others: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """Prompts of different kinds, the first ones first, in pairs that ``others`` do not have.
+
+    Those with accessories choose first, because few kinds have any.
+    """
     dressed = [kind for kind in kinds if KINDS[kind].accessories][: counts[ACCESSORY]]
     plain = [kind for kind in kinds if kind not in dressed]
     held, trained = plain[: counts[HELD_OUT]], plain[counts[HELD_OUT] :][: counts[TRAINED]]
     chosen = {TRAINED: trained, HELD_OUT: held, ACCESSORY: dressed}
     if any(len(chosen[group]) < count for group, count in counts.items()):
         raise ValueError(f"the toybox has too few kinds for {counts}")
-    return [_prompt(group, kind, used, seed) for group in counts for kind in chosen[group]]
+    drawn: list[Prompt] = []
+    for group in counts:
+        for kind in chosen[group]:
+            drawn.append(_prompt(group, kind, [*others, *drawn], seed))
+    return drawn
 
 
-def _prompt(group: str, kind: str, used: Counter[str], seed: int) -> Prompt:
-    color = _color(kind, held=group == HELD_OUT, used=used, seed=seed)
+def _prompt(group: str, kind: str, others: Sequence[Prompt], seed: int) -> Prompt:
+    color = _color(kind, held=group == HELD_OUT, others=others, seed=seed)
     if group != ACCESSORY:
         asked = Wanted(kind, color)
     else:
@@ -99,12 +106,12 @@ def _prompt(group: str, kind: str, used: Counter[str], seed: int) -> Prompt:
     return Prompt(group, sentence(asked), asked)
 
 
-def _color(kind: str, *, held: bool, used: Counter[str], seed: int) -> str:
+def _color(kind: str, *, held: bool, others: Sequence[Prompt], seed: int) -> str:
     """Of the colours that are used least so far, one by lot."""
-    allowed = _by_lot([color for color in COLORS if held_out(kind, color) == held], seed, "color", kind)
-    color = min(allowed, key=lambda name: used[name])
-    used[color] += 1
-    return color
+    taken = [prompt.asked.color for prompt in others if prompt.asked.kind == kind]
+    allowed = [color for color in COLORS if held_out(kind, color) == held and color not in taken]
+    used = Counter(prompt.asked.color for prompt in others)
+    return min(_by_lot(allowed, seed, "color", kind), key=lambda name: used[name])
 
 
 def _prior(seed: int) -> list[Prompt]:

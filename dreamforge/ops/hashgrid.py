@@ -64,7 +64,7 @@ class HashGrid:
         grids: list[Level] = []
         first = 0
         for number in range(self.levels):
-            # Rounded to float32, as the original computes it: 32 * 1.5^1 - 1 must be 47, not 47.00000000000001.
+            # In float32 as the original has it: from 8 to 64 in 5 steps ends at 63, not 63.00000000000003.
             scale = float(torch.tensor(self.base * self.growth**number - 1, dtype=torch.float32))
             resolution = math.ceil(scale) + 1
             entries = min(-(-(resolution**3) // 8) * 8, 2**self.log2_entries)
