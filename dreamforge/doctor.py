@@ -9,7 +9,8 @@ import torch
 
 import dreamforge
 from dreamforge import data, devices
-from dreamforge.manifest import PACKAGES, describe, hashes, installed
+from dreamforge.files import hashes
+from dreamforge.manifest import PACKAGES, describe, installed
 from dreamforge.priors.toybox import network_dtype
 from dreamforge.types import DreamforgeError
 

@@ -1,6 +1,7 @@
 """Writing files so that a reader sees the old content or the new content, never a half of it."""
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Mapping
@@ -63,6 +64,16 @@ def remove_partial(folder: str | os.PathLike[str]) -> None:
     """Delete what writers killed in mid-write left in ``folder``. Call it only when no other process writes there."""
     for partial in Path(folder).glob(PARTIAL):
         partial.unlink(missing_ok=True)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of the files below a folder, by their relative path."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _write(path: Path, data: bytes) -> None:

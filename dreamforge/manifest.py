@@ -1,6 +1,5 @@
 """Where and with what a run was made: what a later reader needs to repeat it."""
 
-import hashlib
 import json
 import platform
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 import dreamforge
+from dreamforge.files import hashes
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "omegaconf", "safetensors", "scikit-image", "trimesh")
 
@@ -53,16 +53,6 @@ def installed(name: str) -> str | None:
 
 def describe(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name()})" if device.type == "cuda" else device.type
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of the files below a folder, by their relative path."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def git_state() -> dict[str, Any] | None:

@@ -88,7 +88,7 @@ def test_a_method_may_live_outside_the_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prompt", ["1e3", "yes", "a: b # c", "null", "größer ☃", 'it\'s "quoted"\nand broken'])
 def test_a_dumped_recipe_builds_an_equal_recipe(prompt: str) -> None:
-    stages = [
+    stages: list[dict[str, Any]] = [
         {"terms": [{}, {"weight": 0.5, "background": [0, 0.5, 1], "parts": ["hat"], "every": 3, "offset": 2}]},
         {"from": "scratch", "scene": {"size": 8}, "optimiser": {"lr_scale": [[0, 1], [1, 0.1]]}},
         {"losses": {"sparsity": [[0.0, 0.0], [1.0, 2.0]]}, "terms": [{"noise": {"use": "noise.Gaussian", "draws": 2}}]},

@@ -81,6 +81,8 @@ class Judge(nn.Module):
             layers += [_convolution(last, width, stride=2), _Residual(width)]
         self.body = nn.Sequential(*layers, _Residual(widths[-1]))
         self.heads = nn.Linear(2 * widths[-1], sum(labels.heads().values()))
+        nn.init.zeros_(self.heads.weight)  # the features start large: anything else begins far from even odds
+        nn.init.zeros_(self.heads.bias)
 
     def forward(self, pictures: Tensor) -> Scores:
         # Two by two pixels become channels: half the side without losing what a stride would skip.

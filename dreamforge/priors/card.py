@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dreamforge.files import atomic_write
+from dreamforge.files import atomic_write, hashes
 from dreamforge.toybox import captions
 from dreamforge.toybox.catalog import KINDS, pairs
 from dreamforge.toybox.colors import COLORS
@@ -74,6 +74,14 @@ def write_card(folder: Path) -> None:
         words=", ".join(word for word in captions.words() if word.isalnum()),
     )
     atomic_write(folder / "README.md", text.encode())
+    write_hashes(folder)
+
+
+def write_hashes(folder: Path) -> None:
+    """(Re)write ``folder/SHA256SUMS`` of everything that belongs to the pipeline; ``dreamforge doctor`` checks it."""
+    working = ("pictures-", "state.", "log.", "SHA256SUMS")  # files of the training itself
+    lines = [f"{sha}  {name}\n" for name, sha in hashes(folder).items() if not name.startswith(working)]
+    atomic_write(folder / "SHA256SUMS", "".join(lines).encode())
 
 
 def _figures(folder: Path) -> str:

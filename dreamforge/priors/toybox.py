@@ -17,7 +17,7 @@ from dreamforge import data
 from dreamforge.priors import adapters
 from dreamforge.priors.parametrisation import FlowSchedule, alpha_sigma, flow_state, to_eps
 from dreamforge.toybox.vocabulary import nearest_words
-from dreamforge.types import Cameras, DreamforgeError, Embedding, Query, TrainablePrior
+from dreamforge.types import Cameras, DreamforgeError, Embedding, Query, Schedule, TrainablePrior
 
 MAX_TOKENS = 18  # of a prompt, the end token included
 AZIMUTH_HARMONICS, ELEVATION_HARMONICS = 8, 4
@@ -49,7 +49,7 @@ class ToyboxModel:
     """The loaded prior; see ``types.Prior`` for the methods. ``size`` is the side of its pictures in pixels."""
 
     knows_cameras = True
-    schedule = FlowSchedule()
+    schedule: Schedule = FlowSchedule()
 
     def __init__(self, folder: Path, device: torch.device, precision: str) -> None:
         self.device, self.folder = device, folder

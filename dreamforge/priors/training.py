@@ -231,7 +231,9 @@ def _load(model: Any, values: dict[str, Tensor]) -> None:
 
 def _loss(transformer: Any, encoder: Any, batch: dict[str, Tensor], draw_noise: torch.Generator) -> Tensor:
     x = batch["pictures"].permute(0, 3, 1, 2) * 2 - 1
-    t = torch.randn(len(x), generator=draw_noise).mul(1.2).add(0.9).sigmoid().clamp(0.005, 0.995)  # words matter at high t
+    t = (
+        torch.randn(len(x), generator=draw_noise).mul(1.2).add(0.9).sigmoid().clamp(0.005, 0.995)
+    )  # words matter at high t
     noise = torch.randn(x.shape, generator=draw_noise)
     tau = t.view(-1, 1, 1, 1)
     state = (1 - tau) * x + tau * noise
