@@ -77,8 +77,8 @@ def test_two_runs_end_in_the_same_bits_and_a_state_restores_the_picture() -> Non
 def test_the_start_is_the_blob_and_occupancy_follows_the_density() -> None:
     scene = SPEC.build(0)
     assert isinstance(scene, Scene)
-    density, color = scene.field(torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [1.0, 0, 0]]))
-    blob = torch.nn.functional.softplus(torch.tensor([10.0, 0.0, -10.0]))
+    density, color = scene.field(torch.tensor([[0.0, 0, 0], [0.25, 0, 0], [0.5, 0, 0]]))
+    blob = torch.nn.functional.softplus(torch.tensor([10.0, 5.0, 0.0]))
     torch.testing.assert_close(density, blob, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(color, torch.full_like(color, 0.5), rtol=0, atol=1e-3)
     dream = replace(SPEC, blob="dreamfusion", blob_scale=5.0, blob_std=0.2).build(0)

@@ -44,6 +44,7 @@ def _watched(command: Sequence[str], log: Path) -> tuple[int, str, float | None]
     """Exit code (minus the signal's number for a killed process), stdout, and peak resident memory in MB."""
     with log.open("a", encoding="utf-8") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8")
+    with process:
         assert process.stdout is not None
         try:
             printed = process.stdout.read()

@@ -21,6 +21,7 @@ def sheet(pictures: Sequence[Tensor], lines: Sequence[tuple[str, str]], right: S
 
     height, width, _ = pictures[0].shape
     cell = width + MARGIN, height + 2 * LETTER + 3 * MARGIN
+    columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (columns * cell[0] + MARGIN, rows * cell[1] + MARGIN), PAPER)
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(LETTER)

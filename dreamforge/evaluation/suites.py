@@ -1,8 +1,8 @@
 """The prompts that assets and samples are judged on, drawn by lot: ``python -m dreamforge.evaluation.suites``.
 
 ``assets-40`` is what the table of the README is made of; nothing may be tuned on it. ``tuning-16`` is for tuning: it
-shares no (kind, colour) pair with it, and kinds only as far as the toybox has too few. ``prior`` holds (kind, colour)
-pairs for samples of the 2D prior, two of every kind trained and held out. The lots are hashes, so a library's random
+shares no (kind, colour) pair with it, and kinds only as far as the toybox has too few. ``prior`` holds pairs for
+samples of the 2D prior, two of every kind trained and two held out. The lots are hashes, so a library's random
 numbers cannot change them.
 """
 

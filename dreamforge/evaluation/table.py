@@ -117,7 +117,8 @@ def prior(options: argparse.Namespace) -> None:
             f"{name}: " + ", ".join(f"{group} {figures[group]['share']}" for group in (suites.TRAINED, suites.HELD_OUT))
         )
         lines = [(p.prompt, f"{v.color} {v.kind}") for p, (_, v, _) in zip(prompts, first, strict=True)]
-        content = sheet([picture for picture, _, _ in first], lines, [good for _, _, good in first], columns=16)
+        shown = [picture.repeat_interleave(2, 0).repeat_interleave(2, 1) for picture, _, _ in first]
+        content = sheet(shown, lines, [good for _, _, good in first], columns=10)
         atomic_write(out / f"{name.replace(' ', '-')}.png", content)
         atomic_write(out / "prior.json", (json.dumps(found, indent=1) + "\n").encode())
     print(out / "prior.json")

@@ -46,9 +46,9 @@ def train(
 ) -> None:
     """Train a judge into the folder ``out`` on the pictures cached at ``drawn``, going on with what is there.
 
-    A checkpoint every ``settings.every`` steps: averaged weights for use, full state to go on from, a line in
-    ``log.jsonl``. Stopped and continued training ends in the same weights. Raises DreamforgeError when the folder or
-    the cached pictures belong to other settings or another toybox.
+    A checkpoint every ``settings.every`` steps: averaged weights for use, a line in ``log.jsonl``, and the full state
+    to go on from, which is deleted at the end. Stopped and continued training ends in the same weights. Raises
+    DreamforgeError when the folder or the cached pictures belong to other settings or another toybox.
     """
     place, labels = devices.pick(device), Labels.of_toybox()
     out.mkdir(parents=True, exist_ok=True)
@@ -71,6 +71,7 @@ def train(
             _save(out, judge, average, optimiser, settings, {**line, "seconds": round(seconds, 1)})
             report(f"{json.dumps(line)}  {seconds / count:.3f} s a step")
             total = dict.fromkeys(total, 0.0)
+    (out / STATE).unlink(missing_ok=True)
 
 
 def cached_pictures(path: Path, toys: int, seed: int, report: Callable[[str], None] = print) -> Pictures:
@@ -201,17 +202,18 @@ def _resume(
     """Load what the folder holds, and answer the number of steps done."""
     from safetensors import safe_open
 
-    if not (out / STATE).exists():
-        if (out / network.LABELS).exists():
-            raise DreamforgeError(
-                f"{out} holds a judge without {STATE}, so it cannot be trained on: give another --out."
-            )
+    if not (out / network.LABELS).exists():
         return 0
+    known = json.loads((out / network.LABELS).read_text("utf-8"))
+    if known.get("training") != asdict(settings) or network.load(out).labels != judge.labels:
+        raise DreamforgeError(f"{out} was trained with other settings or another toybox: give another --out.")
+    if not (out / STATE).exists():
+        if known["step"] == settings.steps:
+            return settings.steps
+        raise DreamforgeError(f"{out} holds half a training without its {STATE}: give another --out.")
     with safe_open(out / STATE, "pt", device=str(next(judge.parameters()).device)) as file:
         facts = json.loads(file.metadata()["facts"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-    if facts["training"] != asdict(settings) or network.load(out).labels != judge.labels:
-        raise DreamforgeError(f"{out} was trained with other settings or another toybox: give another --out.")
     judge.load_state_dict({name: state[f"live.{name}"] for name in average})
     average.update({name: state[f"average.{name}"] for name in average})
     stored = optimiser.state_dict()
