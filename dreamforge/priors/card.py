@@ -39,8 +39,8 @@ camera are dropped independently (text {text_dropout}, camera {camera_dropout}).
     {command}
 
 {step} steps of {batch} pictures, {hours:.1f} hours on the machines it ran on, seed {seed}; log in `log.jsonl`, all
-settings in `training.json`. The line above repeats it; an interrupted training goes on where it stopped.
-{figures}
+settings in `training.json`. An interrupted training goes on where it stopped.
+{history}{figures}
 ## Limits
 
 It knows these words and nothing else: {words}.
@@ -70,6 +70,7 @@ def write_card(folder: Path) -> None:
         step=training["step"],
         hours=sum(json.loads(line)["seconds"] for line in lines) / 3600,
         command=f"dreamforge prior train --out assets/prior {changed}",
+        history="".join(f"\n- {line}" for line in training.get("history", [])) + "\n",
         figures=_figures(folder),
         words=", ".join(word for word in captions.words() if word.isalnum()),
     )

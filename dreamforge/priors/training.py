@@ -180,7 +180,8 @@ def save(
             state |= {f"optimiser.{k}.{i}.{key}": torch.as_tensor(v).clone() for key, v in values.items()}
     save_file(state, out / "state.tmp")
     (out / "state.tmp").rename(out / "state.safetensors")
-    card = {"step": step, "settings": asdict(settings)}
+    known = json.loads((out / "training.json").read_text()) if (out / "training.json").exists() else {}
+    card = {"step": step, "settings": asdict(settings), "history": known.get("history", [])}
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
     write_card(out)
 
