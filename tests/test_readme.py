@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -142,6 +143,7 @@ def test_the_examples_of_contributing_run(tmp_path, monkeypatch):
     """Guidance, prior and scene in one file, through the recipe of the text: the picture becomes red."""
     (tmp_path / "my_lab.py").write_text("\n".join(blocks("CONTRIBUTING.md", "python")), "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_lab", raising=False)  # another test may have made one
     (command,) = [one for one in commands() if "my_lab.Classifier" in one]
     options = cli.parse(shlex.split(command)[1:])
     sizes = ["steps=24", "views=2", "resolution=8", "prior.size=8", "preview_every=0"]
