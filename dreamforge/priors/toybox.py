@@ -147,7 +147,7 @@ def load_parts(folder: Path) -> tuple[Any, Any, Any]:
     from transformers import AutoTokenizer, CLIPTextModel
 
     part = "model_index.json"
-    exactly = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
+    exactly = {"dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
     hush = quiet()
     try:
         if not (folder / part).is_file():

@@ -6,8 +6,9 @@ posterior mean; the second weighs sharp detail and the borders of patches.
 """
 
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,16 @@ class Training:
     text_dropout: float = 0.1  # drawn independently of the camera's
     camera_dropout: float = 0.3
     word_dropout: float = 0.02  # a word becomes <unk>: unknown words must not disturb
+    every: int = 500  # steps between two checkpoints
     seed: int = 0
 
 
-def train(out: Path, settings: Training, report: Any = print, compile_network: bool = True) -> None:
+def train(out: Path, settings: Training, report: Callable[[str], None] = print) -> None:
     """Train into ``out`` (a pipeline folder, averaged weights in float16), resuming what is there.
 
     ``out/state.safetensors`` holds the full state; without it a resumed training starts from the averaged weights
-    with a fresh optimiser. ``out/log.jsonl`` gets a line every 50 steps. Interrupt at any time: a checkpoint is
-    written every ten minutes and at the end.
+    with a fresh optimiser. ``out/log.jsonl`` gets a line every 50 steps. Interrupt at any time: the same command goes
+    on from the last checkpoint, one every ``settings.every`` steps, to the same weights.
     """
     torch.manual_seed(derive(settings.seed, "weights"))
     out.mkdir(parents=True, exist_ok=True)
@@ -66,9 +68,9 @@ def train(out: Path, settings: Training, report: Any = print, compile_network: b
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimisers = _optimisers(model, settings.lr)
     first = _resume(out, model, average, optimisers)
-    if compile_network:
+    if shutil.which("g++") and settings.steps - first > 500:  # a third faster, after a minute or two of compiling
         transformer = torch.compile(transformer, dynamic=False)
-    saved, began, losses = time.monotonic(), time.monotonic(), []
+    began, losses = time.monotonic(), []
     for step, batch in zip(range(first, settings.steps), _batches(pictures, tokenizer, settings, first), strict=False):
         rate = _rate(step, settings)
         for optimiser in optimisers:
@@ -89,9 +91,9 @@ def train(out: Path, settings: Training, report: Any = print, compile_network: b
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             report(f"step {line['step']}/{settings.steps}  loss {line['loss']}  {seconds / 50:.2f} s a step")
-        if time.monotonic() - saved > 600 or step + 1 == settings.steps:
+        if (step + 1) % settings.every == 0 or step + 1 == settings.steps:
             save(out, model, average, optimisers, tokenizer, step + 1, settings)
-            saved = time.monotonic()
+            report(f"checkpoint after step {step + 1}")
 
 
 def new_parts(settings: Training) -> tuple[Any, Any, Any]:
@@ -294,7 +296,7 @@ def _batch(
     }
 
 
-def _pictures(out: Path, settings: Training, report: Any) -> Pictures:
+def _pictures(out: Path, settings: Training, report: Callable[[str], None]) -> Pictures:
     path = out / f"pictures-{settings.toys}-{settings.size}-{settings.seed}.safetensors"
     if not path.exists():
         report(f"drawing {settings.toys} toys from two views each ...")
