@@ -122,7 +122,7 @@ def test_it_has_learnt_words_and_views(prior: ToyboxModel) -> None:
 def test_samples_are_repeatable_and_differ_by_seed(prior: ToyboxModel) -> None:
     one, same, other = (sample(prior, PROMPTS[:1], steps=3, seed=s) for s in (0, 0, 1))
     assert one.shape == (1, 64, 64, 3) and one.equal(same) and not one.equal(other)
-    assert 0 <= float(one.min()) and float(one.max()) <= 1
+    assert float(one.min()) >= 0 and float(one.max()) <= 1
 
 
 def test_unknown_words_are_named_with_near_ones(prior: ToyboxModel) -> None:

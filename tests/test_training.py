@@ -88,7 +88,7 @@ def test_text_reaches_the_network_as_words_only(pictures: Pictures) -> None:
     """A batch holds pictures, token ids with their mask, and camera angles: no label."""
     batch = training._batch(pictures, training.new_tokenizer(), TINY, np.random.default_rng(0), generator(0))
     assert set(batch) == {"pictures", "ids", "mask", "camera", "azimuth", "elevation"}
-    assert 0 <= float(batch["pictures"].min()) and float(batch["pictures"].max()) <= 1
+    assert float(batch["pictures"].min()) >= 0 and float(batch["pictures"].max()) <= 1
 
 
 def test_mirrored_pictures_get_mirrored_cameras(pictures: Pictures) -> None:
