@@ -83,7 +83,7 @@ def prior_train(options: argparse.Namespace) -> Outcome:
     from dreamforge.priors.training import Training, train
 
     settings: Training = typed(Training, parse(options.overrides), "training")
-    train(Path(options.out), settings, report=lambda text: print(text, file=sys.stderr))
+    train(Path(options.out), settings, lambda text: print(text, file=sys.stderr), options.device)
     return _made(Path(options.out))
 
 

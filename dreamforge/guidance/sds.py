@@ -22,6 +22,8 @@ Weighting = Literal["sds", "uniform", "fantasia3d", "recon"]
 
 @dataclass(frozen=True)
 class SDS:
+    """Score distillation sampling (DreamFusion): the prior's guided noise minus the noise, weighted."""
+
     cfg_scale: float = 7.5  # 100 in DreamFusion for large priors; uncond + s (cond - uncond)
     weighting: Weighting = "sds"
     recon_rescale: float = 0.5  # phi of "recon", in [0, 1]: MVDream's code has 0.5, its paper 0.7; 0 switches it off

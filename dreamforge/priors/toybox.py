@@ -35,7 +35,10 @@ def camera_token(azimuth: Tensor, elevation: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ToyboxPrior:
-    """Recipe entry. ``folder`` "" is the model that comes with the package; ``precision`` of the network's forward."""
+    """The embedded prior: toys on plain backgrounds, 64 pixels, told words and cameras.
+
+    ``folder``: a pipeline folder, "" the one that comes with the package; ``precision`` of the network's forward.
+    """
 
     folder: str = ""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

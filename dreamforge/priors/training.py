@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamforge import devices
 from dreamforge.priors.card import write_card
 from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, quiet, tokenize
 from dreamforge.render.background import muted
@@ -53,18 +54,19 @@ class Training:
     seed: int = 0
 
 
-def train(out: Path, settings: Training, report: Callable[[str], None] = print) -> None:
+def train(out: Path, settings: Training, report: Callable[[str], None] = print, device: str = "auto") -> None:
     """Train into ``out`` (a pipeline folder, averaged weights in float16), resuming what is there.
 
     ``out/state.safetensors`` holds the full state; without it a resumed training starts from the averaged weights
     with a fresh optimiser. ``out/log.jsonl`` gets a line every 50 steps. Interrupt at any time: the same command goes
     on from the last checkpoint, one every ``settings.every`` steps, to the same weights.
     """
+    place = devices.pick(device)
     torch.manual_seed(derive(settings.seed, "weights"))
     out.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(out, settings, report)
     transformer, encoder, tokenizer = load_parts(out) if (out / "model_index.json").exists() else new_parts(settings)
-    model = torch.nn.ModuleDict({"transformer": transformer, "text_encoder": encoder}).train()
+    model = torch.nn.ModuleDict({"transformer": transformer, "text_encoder": encoder}).to(place).train()
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimisers = _optimisers(model, settings.lr)
     first = _resume(out, model, average, optimisers)
@@ -76,6 +78,7 @@ def train(out: Path, settings: Training, report: Callable[[str], None] = print) 
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * rate
+        batch = {name: value.to(place) for name, value in batch.items()}
         loss = _loss(transformer, encoder, batch, generator(settings.seed, "noise", step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -240,7 +243,7 @@ def _loss(transformer: Any, encoder: Any, batch: dict[str, Tensor], draw_noise: 
     noise = torch.randn(x.shape, generator=draw_noise)
     tau = t.view(-1, 1, 1, 1)
     state = (1 - tau) * x + tau * noise
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         text = encoder(input_ids=batch["ids"], attention_mask=batch["mask"]).last_hidden_state
         token = camera_token(batch["azimuth"], batch["elevation"], text.shape[-1]).to(text)
         context = torch.cat([text, token], 1)
