@@ -198,3 +198,23 @@ def test_floaters_go_and_hollows_are_filled() -> None:
     expected[4:14, 4:14, 4:14] = True
     expected[16:19, 2:8, 2:8] = True
     assert torch.equal(solid, expected)
+
+
+def test_thick_fog_beside_a_hard_thing_is_a_body_too() -> None:
+    """A stem of thin, uneven fog that no light passes stays one piece with its hard cap, without holes."""
+    import trimesh
+
+    def field(position: Tensor) -> tuple[Tensor, Tensor]:
+        x, y, z = position.unbind(-1)
+        cap = ((position - torch.tensor([0.0, 0.4, 0.0])).norm(dim=-1) < 0.45).float()
+        stem = ((x.abs() < 0.3) & (z.abs() < 0.3) & (y > -0.8) & (y < 0.2)).float()
+        fog = 8 * (1 + torch.sin(25 * x) * torch.sin(25 * y) * torch.sin(25 * z))
+        return 200 * cap + fog * stem, torch.ones_like(position)
+
+    mesh = volume_surface(field, 64, step=0.03, device=CPU)
+    solid = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+    below = mesh.vertices[mesh.vertices[:, 1] < -0.15]
+    assert solid.is_watertight and solid.body_count == 1
+    assert below[:, 1].min() < -0.7, "the stem is as long as it looks"
+    core = (below[:, [0, 2]].abs().amax(-1) < 0.18) & (below[:, 1] > -0.6)
+    assert not core.any(), "no surface inside the stem"

@@ -127,8 +127,8 @@ def evaluate(field: Field, position: Tensor) -> tuple[Tensor, Tensor]:
 def volume_surface(field: Field, resolution: int, *, step: float, device: torch.device, bound: float = 1.0) -> Mesh:
     """The visible surface of ``field`` as a closed mesh on the CPU, coloured as a camera would see it.
 
-    ``resolution`` voxels a side (16 to 512). The density of the surface is found by ``surface_level``; floaters go,
-    hollows that nobody sees are filled. Raises DreamforgeError when nothing stops light.
+    ``resolution`` voxels a side (16 to 512). Inside is what is denser than ``surface_level``, and whatever half of the
+    light cannot reach from any side: a thin thing may be thick fog. Floaters go, hollows that nobody sees are filled. Raises DreamforgeError when nothing stops light.
     """
     from skimage.measure import marching_cubes
 
@@ -136,9 +136,10 @@ def volume_surface(field: Field, resolution: int, *, step: float, device: torch.
         raise DreamforgeError(f"an extraction at {resolution} voxels a side was asked for; choose 16 to 512.")
     coarse = min(resolution, 64)
     level = surface_level(_voxels(field, coarse, bound, device), 2 * bound / coarse)
-    solid = one_solid(_voxels(field, resolution, bound, device), level)
-    padded = torch.nn.functional.pad(solid, [1] * 6)  # the surface closes at the end of the volume
-    points, triangles, _, _ = marching_cubes(padded.numpy(), level, allow_degenerate=False)
+    density = _voxels(field, resolution, bound, device)
+    inside = torch.maximum(density / level, _depth_inside(density * (2 * bound / resolution)) / math.log(2))
+    padded = torch.nn.functional.pad(one_solid(inside, 1.0), [1] * 6)  # the surface closes at the end of the volume
+    points, triangles, _, _ = marching_cubes(padded.numpy(), 1.0, allow_degenerate=False)
     vertices = (torch.from_numpy(points.copy()).float() - 0.5) * (2 * bound / resolution) - bound
     faces = torch.from_numpy(triangles.copy()).long()
     a, b, c = vertices[faces].unbind(1)
@@ -173,6 +174,15 @@ def surface_level(density: Tensor, cell: float) -> float:
         costs.append(float((seen - found)[either].abs().nan_to_num(far, far, far).clamp(max=far).mean()))
     good = levels[[cost <= 1.05 * min(costs) + 0.02 for cost in costs]]
     return float(good[len(good) // 2])
+
+
+def _depth_inside(depth: Tensor) -> Tensor:
+    """Optical depth of voxels ``[G,G,G]`` -> optical depth between each voxel's centre and the nearest of six sides."""
+    found = torch.full_like(depth, math.inf)
+    for axis in range(3):
+        from_low = depth.cumsum(axis) - depth / 2
+        found = torch.minimum(found, torch.minimum(from_low, depth.sum(axis, keepdim=True) - from_low))
+    return found
 
 
 def _half_light(depth: Tensor) -> Tensor:

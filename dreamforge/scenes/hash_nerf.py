@@ -24,8 +24,8 @@ class HashNerf:
 
     Encoding: ``levels`` grids from ``coarsest`` to ``finest`` vertices a side (one finest cell is about a pixel at 64
     pixels), ``features`` numbers a vertex, at most 2^``log2_entries`` vertices a level. One network of ``hidden`` ReLU
-    units in ``layers`` layers answers (raw density, raw colour); density = softplus(raw + blob(p)) in 1/m, colour =
-    sigmoid. Blob, "magic3d": ``blob_scale`` (1 - |p| / ``blob_std``); "dreamfusion": ``blob_scale`` exp(-|p|^2 / (2
+    units in ``layers`` layers answers (raw density, raw colour); density = ``density_scale`` softplus(raw + blob(p)) in
+    1/m, colour = sigmoid. Short runs want a ``density_scale`` above 1: Adam moves raw by some tens at most. Blob, "magic3d": ``blob_scale`` (1 - |p| / ``blob_std``); "dreamfusion": ``blob_scale`` exp(-|p|^2 / (2
     ``blob_std``^2)); Magic3D's values are scale 10, std 0.5, DreamFusion's 5 and 0.2. ``samples`` stand across the 2
     metres of the volume. The density is looked up in all ``occupancy_cells``^3 cells every ``occupancy_every`` steps.
     ``background``: "solid" ``background_color``; "learned", one colour that starts there; "environment", a network from
@@ -39,6 +39,7 @@ class HashNerf:
     finest: int = 64
     hidden: int = 32
     layers: int = 1
+    density_scale: float = 1.0
     blob: Literal["magic3d", "dreamfusion"] = "magic3d"
     blob_scale: float = 10.0
     blob_std: float = 0.5
@@ -55,7 +56,7 @@ class HashNerf:
     lr_background: float = 1e-3
 
     def __post_init__(self) -> None:
-        positive = ("hidden", "layers", "blob_std", "samples", "occupancy_cells", "occupancy_every")
+        positive = ("hidden", "layers", "density_scale", "blob_std", "samples", "occupancy_cells", "occupancy_every")
         wrong = [name for name in positive if getattr(self, name) <= 0]
         if wrong:
             raise DreamforgeError(
@@ -105,7 +106,8 @@ class HashNerfScene:
             blob = self.spec.blob_scale * (1 - radius.sqrt())
         else:
             blob = self.spec.blob_scale * torch.exp(-0.5 * radius)
-        return torch.nn.functional.softplus(raw[:, 0] + blob), torch.sigmoid(raw[:, 1:])
+        density = self.spec.density_scale * torch.nn.functional.softplus(raw[:, 0] + blob)
+        return density, torch.sigmoid(raw[:, 1:])
 
     def render(
         self, cameras: Cameras, background: Tensor | None = None, seed: int = 0, parts: Sequence[str] | None = None
