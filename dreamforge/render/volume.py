@@ -128,7 +128,8 @@ def volume_surface(field: Field, resolution: int, *, step: float, device: torch.
     """The visible surface of ``field`` as a closed mesh on the CPU, coloured as a camera would see it.
 
     ``resolution`` voxels a side (16 to 512). Inside is what is denser than ``surface_level``, and whatever half of the
-    light cannot reach from any side: a thin thing may be thick fog. Floaters go, hollows that nobody sees are filled. Raises DreamforgeError when nothing stops light.
+    light cannot reach from any side: a thin thing may be thick fog. Floaters go, hollows that nobody sees are filled.
+    Raises DreamforgeError when nothing stops light.
     """
     from skimage.measure import marching_cubes
 

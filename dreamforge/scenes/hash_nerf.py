@@ -24,12 +24,13 @@ class HashNerf:
 
     Encoding: ``levels`` grids from ``coarsest`` to ``finest`` vertices a side (one finest cell is about a pixel at 64
     pixels), ``features`` numbers a vertex, at most 2^``log2_entries`` vertices a level. One network of ``hidden`` ReLU
-    units in ``layers`` layers answers (raw density, raw colour); density = ``density_scale`` softplus(raw + blob(p)) in
-    1/m, colour = sigmoid. Short runs want a ``density_scale`` above 1: Adam moves raw by some tens at most. Blob, "magic3d": ``blob_scale`` (1 - |p| / ``blob_std``); "dreamfusion": ``blob_scale`` exp(-|p|^2 / (2
-    ``blob_std``^2)); Magic3D's values are scale 10, std 0.5, DreamFusion's 5 and 0.2. ``samples`` stand across the 2
-    metres of the volume. The density is looked up in all ``occupancy_cells``^3 cells every ``occupancy_every`` steps.
-    ``background``: "solid" ``background_color``; "learned", one colour that starts there; "environment", a network from
-    the ray's direction to a colour. ``normals`` adds rendered normals (four times the work).
+    units in ``layers`` layers answers (raw density, raw colour); density = ``density_scale`` softplus(raw + blob(p))
+    in 1/m, colour = sigmoid. Short runs want a ``density_scale`` above 1: Adam moves raw by some tens at most. Blob,
+    "magic3d": ``blob_scale`` (1 - |p| / ``blob_std``); "dreamfusion": ``blob_scale`` exp(-|p|^2 / (2 ``blob_std``^2));
+    Magic3D's values are scale 10, std 0.5, DreamFusion's 5 and 0.2. ``samples`` stand across the 2 metres of the
+    volume. The density is looked up in all ``occupancy_cells``^3 cells every ``occupancy_every`` steps.
+    ``background``: "solid" ``background_color``; "learned", one colour that starts there; "environment", a network
+    from the ray's direction to a colour. ``normals`` adds rendered normals (four times the work).
     """
 
     levels: int = 6
