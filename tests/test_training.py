@@ -49,6 +49,7 @@ def test_a_stopped_training_ends_in_the_same_weights(folder: Path, tmp_path_fact
     prior = ToyboxPrior(str(folder)).build()
     assert prior.size == 32 and prior.embed(["a red car"]).tensors["text"].shape[-1] == 64
     assert "steps=4" in (folder / "README.md").read_text()
+    assert not any(str(other) in path.read_text() for path in other.rglob("*.json")), "no path of this machine"
 
 
 def test_half_weights_alone_are_enough_to_go_on(folder: Path) -> None:

@@ -177,6 +177,7 @@ def save(
     pipeline.save_pretrained(out, max_shard_size="15MB")
     torch.nn.Module.to(model, torch.float32)
     hush()
+    _forget_paths(out)
     _load(model, live)
     state = {f"live.{name}": value for name, value in live.items()}
     state |= {f"average.{name}": value for name, value in average.items()}
@@ -189,6 +190,14 @@ def save(
     card = {"step": step, "settings": asdict(settings), "history": known.get("history", [])}
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
     write_card(out)
+
+
+def _forget_paths(out: Path) -> None:
+    """Drop the place of this machine that the library writes into the network's configuration."""
+    path = out / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _resume(out: Path, model: Any, average: dict[str, Tensor], optimisers: Any) -> int:
