@@ -31,7 +31,7 @@ from dreamforge.types import DreamforgeError
 
 @dataclass(frozen=True)
 class Training:
-    """All settings of one training; the defaults made the shipped weights."""
+    """All settings of one training; those of the shipped weights stand in their ``training.json``."""
 
     steps: int = 20_000  # of the whole training, earlier pieces included
     toys: int = 24_000  # drawn once, two pictures each; colours, backgrounds, mirror images anew every time
