@@ -15,6 +15,7 @@ import pytest
 from dreamforge import cli, config, devices
 from dreamforge.doctor import package_name, prior_files
 from tests.kill_and_resume import fingerprint
+from tests.tools import require_tool
 
 TINY = ["prior={use: mixture.Mixture, size: 8}", "scene.size=8", "resolution=8", "steps=6", "checkpoint_every=2"]
 CANVAS = ["generate", "a red mushroom", "--recipe", "canvas", *TINY]
@@ -194,8 +195,7 @@ def test_no_permission(ask: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("when", ["metrics.jsonl", "checkpoints", "asset.png"])
 def test_a_full_disk_is_said_and_the_run_can_go_on(when: str, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("there is no /dev/full")
+    require_tool(Path("/dev/full").exists(), "there is no /dev/full")
     expected = ask(*CANVAS, "--out", "whole")
     Path("run").mkdir()
     real = os.replace
