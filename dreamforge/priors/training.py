@@ -71,6 +71,10 @@ def train(out: Path, settings: Training, report: Callable[[str], None] = print, 
     optimisers = _optimisers(model, settings.lr)
     first = _resume(out, model, average, optimisers)
     if shutil.which("g++") and settings.steps - first > 500:  # a third faster, after a minute or two of compiling
+        if place.type == "cpu":  # torch's own attention has a slow backward pass there; plain products compile well
+            hush = quiet()
+            transformer.set_attention_backend("_native_math")
+            hush()
         transformer = torch.compile(transformer, dynamic=False)
     began, losses = time.monotonic(), []
     for step, batch in zip(range(first, settings.steps), _batches(pictures, tokenizer, settings, first), strict=False):
