@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from dreamforge.priors.examples import new_tokenizer
 from dreamforge.priors.toybox import MAX_TOKENS, tokenize, unknown_words
-from dreamforge.priors.training import new_tokenizer
 from dreamforge.prompts import ViewPrompts
 from dreamforge.toybox import captions
 from dreamforge.toybox.captions import Label, caption, direction

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamforge.priors import training
+from dreamforge.priors import examples
 from dreamforge.priors.toybox import ToyboxPrior
 from dreamforge.priors.training import Training, train
 from dreamforge.rng import generator
@@ -70,9 +70,9 @@ def test_pictures_of_another_toybox_are_refused(folder: Path, pictures: Pictures
 
 def test_text_and_camera_are_dropped_independently(pictures: Pictures) -> None:
     """All four combinations are trained, in the shares that two independent draws give."""
-    tokenizer = training.new_tokenizer()
+    tokenizer = examples.new_tokenizer()
     settings = Training(batch=400, text_dropout=0.3, camera_dropout=0.4, size=32)
-    batch = training._batch(pictures, tokenizer, settings, np.random.default_rng(0), generator(0))
+    batch = examples.one_batch(pictures, tokenizer, settings, np.random.default_rng(0), generator(0))
     empty = batch["ids"][:, 0] == tokenizer.eos_token_id
     for text, camera, share in ((0, 0, 0.42), (0, 1, 0.28), (1, 0, 0.18), (1, 1, 0.12)):
         found = ((empty == bool(text)) & (batch["camera"] != bool(camera))).float().mean()
@@ -87,12 +87,12 @@ def test_held_out_pairs_are_never_drawn() -> None:
 
 def test_text_reaches_the_network_as_words_only(pictures: Pictures) -> None:
     """A batch holds pictures, token ids with their mask, and camera angles: no label."""
-    batch = training._batch(pictures, training.new_tokenizer(), TINY, np.random.default_rng(0), generator(0))
+    batch = examples.one_batch(pictures, examples.new_tokenizer(), TINY, np.random.default_rng(0), generator(0))
     assert set(batch) == {"pictures", "ids", "mask", "camera", "azimuth", "elevation"}
     assert float(batch["pictures"].min()) >= 0 and float(batch["pictures"].max()) <= 1
 
 
 def test_mirrored_pictures_get_mirrored_cameras(pictures: Pictures) -> None:
-    batch = training._batch(pictures, training.new_tokenizer(), TINY, np.random.default_rng(3), generator(0))
+    batch = examples.one_batch(pictures, examples.new_tokenizer(), TINY, np.random.default_rng(3), generator(0))
     known = torch.cat([pictures.azimuth, -pictures.azimuth])
     assert all(bool((known == angle).any()) for angle in batch["azimuth"])

@@ -8,7 +8,7 @@ posterior mean; the second weighs sharp detail and the borders of patches.
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,19 @@ from torch import Tensor
 
 from dreamforge import devices
 from dreamforge.priors.card import write_card
-from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, quiet, tokenize
-from dreamforge.render.background import muted
+from dreamforge.priors.examples import batches, cached_pictures, new_tokenizer
+from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, quiet
+from dreamforge.priors.training_state import (
+    assign,
+    copies,
+    follow,
+    load_state,
+    rate,
+    save_state,
+    set_rate,
+    step_all,
+)
 from dreamforge.rng import derive, generator
-from dreamforge.toybox import captions
-from dreamforge.toybox.catalog import ACCESSORIES, KINDS
-from dreamforge.toybox.colors import COLORS
-from dreamforge.toybox.pictures import Pictures, choose_color, compose, draw, shade_of
-from dreamforge.types import DreamforgeError
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,10 @@ def train(out: Path, settings: Training, report: Callable[[str], None] = print, 
     place = devices.pick(device)
     torch.manual_seed(derive(settings.seed, "weights"))
     out.mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(out, settings, report)
+    pictures = cached_pictures(out, settings, report)
     transformer, encoder, tokenizer = load_parts(out) if (out / "model_index.json").exists() else new_parts(settings)
     model = torch.nn.ModuleDict({"transformer": transformer, "text_encoder": encoder}).to(place).train()
-    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    average = copies(model)
     optimisers = _optimisers(model, settings.lr)
     first = _resume(out, model, average, optimisers)
     if shutil.which("g++") and settings.steps - first > 500:  # a third faster, after a minute or two of compiling
@@ -77,19 +82,14 @@ def train(out: Path, settings: Training, report: Callable[[str], None] = print, 
             hush()
         transformer = torch.compile(transformer, dynamic=False)
     began, losses = time.monotonic(), []
-    for step, batch in zip(range(first, settings.steps), _batches(pictures, tokenizer, settings, first), strict=False):
-        rate = _rate(step, settings)
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = settings.lr * rate
+    for step, batch in zip(range(first, settings.steps), batches(pictures, tokenizer, settings, first), strict=False):
+        set_rate(optimisers, settings.lr * rate(step, settings.steps, settings.warmup, settings.decay_share))
         batch = {name: value.to(place) for name, value in batch.items()}
         loss = _loss(transformer, encoder, batch, generator(settings.seed, "noise", step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        _follow(average, model, min(settings.average, (step + 1) / (step + 10)))
+        step_all(optimisers)
+        follow(average, model, min(settings.average, (step + 1) / (step + 10)))
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             seconds, began = time.monotonic() - began, time.monotonic()
@@ -135,38 +135,14 @@ def new_parts(settings: Training) -> tuple[Any, Any, Any]:
     return transformer, CLIPTextModel(config), tokenizer
 
 
-def new_tokenizer() -> Any:
-    """A word-level tokenizer of the captions' words; anything else is <unk>."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<pad>", "<unk>", "<reserved>", "<end>"]
-    vocabulary = {word: i for i, word in enumerate([*special, *captions.words()])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A <end>", special_tokens=[("<end>", vocabulary["<end>"])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="<end>",
-        model_max_length=MAX_TOKENS,
-        padding_side="right",
-    )
-
-
 def save(
     out: Path, model: Any, average: dict[str, Tensor], optimisers: Any, tokenizer: Any, step: int, settings: Training
 ) -> None:
     """Write the averaged weights as a stock pipeline folder, and the state to go on from."""
     from diffusers import FlowMatchEulerDiscreteScheduler, PRXPixelPipeline
-    from safetensors.torch import save_file
 
-    live = {name: p.detach().clone() for name, p in model.named_parameters()}
-    _load(model, average)
+    live = copies(model)
+    assign(model, average)
     pipeline = PRXPixelPipeline(
         model["transformer"],
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0),
@@ -182,14 +158,8 @@ def save(
     torch.nn.Module.to(model, torch.float32)
     hush()
     _forget_paths(out)
-    _load(model, live)
-    state = {f"live.{name}": value for name, value in live.items()}
-    state |= {f"average.{name}": value for name, value in average.items()}
-    for k, optimiser in enumerate(optimisers):
-        for i, values in optimiser.state_dict()["state"].items():
-            state |= {f"optimiser.{k}.{i}.{key}": torch.as_tensor(v).clone() for key, v in values.items()}
-    save_file(state, out / "state.tmp")
-    (out / "state.tmp").rename(out / "state.safetensors")
+    assign(model, live)
+    save_state(out / "state.safetensors", live, average, optimisers)
     known = json.loads((out / "training.json").read_text()) if (out / "training.json").exists() else {}
     card = {"step": step, "settings": asdict(settings), "history": known.get("history", [])}
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
@@ -205,21 +175,9 @@ def _forget_paths(out: Path) -> None:
 
 
 def _resume(out: Path, model: Any, average: dict[str, Tensor], optimisers: Any) -> int:
-    from safetensors.torch import load_file
-
     if not (out / "training.json").exists():
         return 0
-    if (out / "state.safetensors").exists():
-        state = load_file(out / "state.safetensors")
-        _load(model, {name: state[f"live.{name}"] for name in average})
-        average.update({name: state[f"average.{name}"] for name in average})
-        for k, optimiser in enumerate(optimisers):
-            stored = optimiser.state_dict()
-            for key, value in state.items():
-                if key.startswith(f"optimiser.{k}."):
-                    _, _, i, name = key.split(".", 3)
-                    stored["state"].setdefault(int(i), {})[name] = value
-            optimiser.load_state_dict(stored)
+    load_state(out / "state.safetensors", model, average, optimisers)
     return int(json.loads((out / "training.json").read_text())["step"])
 
 
@@ -230,22 +188,6 @@ def _optimisers(model: Any, lr: float) -> list[torch.optim.Optimizer]:
     rest = [p for p in model.parameters() if id(p) not in chosen]
     muon = torch.optim.Muon(blocks, lr=lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     return [muon, torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)]
-
-
-def _rate(step: int, settings: Training) -> float:
-    left = (settings.steps - step) / max(1.0, settings.decay_share * settings.steps)
-    return min(1.0, (step + 1) / settings.warmup, max(left, 0.02))
-
-
-def _follow(average: dict[str, Tensor], model: Any, decay: float) -> None:
-    values = [p.detach() for _, p in model.named_parameters()]
-    torch._foreach_lerp_(list(average.values()), values, 1.0 - decay)
-
-
-def _load(model: Any, values: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(values[name])
 
 
 def _loss(transformer: Any, encoder: Any, batch: dict[str, Tensor], draw_noise: torch.Generator) -> Tensor:
@@ -267,57 +209,3 @@ def _loss(transformer: Any, encoder: Any, batch: dict[str, Tensor], draw_noise: 
     weight = 1 / (t.square() + 0.05)  # the velocity's weight 1/t^2, bounded
     loss: Tensor = (weight * (error.square().mean((1, 2, 3)) + 0.5 * sharp)).mean()
     return loss
-
-
-def _batches(pictures: Pictures, tokenizer: Any, settings: Training, start: int) -> Iterator[dict[str, Tensor]]:
-    """Endless batches; the one of step k depends on (seed, k) alone."""
-    step = start
-    while True:
-        rng = np.random.default_rng(derive(settings.seed, "batch", step))
-        yield _batch(pictures, tokenizer, settings, rng, generator(settings.seed, "background", step))
-        step += 1
-
-
-def _batch(
-    pictures: Pictures, tokenizer: Any, settings: Training, rng: np.random.Generator, draw: torch.Generator
-) -> dict[str, Tensor]:
-    rows = torch.from_numpy(rng.integers(len(pictures), size=settings.batch))
-    mirror = torch.from_numpy(rng.random(settings.batch) < 0.5)
-    layers = pictures.layers[rows]
-    layers = torch.where(mirror.view(-1, 1, 1, 1), layers.flip(-1), layers)
-    azimuth = torch.where(mirror, -pictures.azimuth[rows], pictures.azimuth[rows])
-    elevation = pictures.elevation[rows]
-    texts, main, second = [], [], []
-    for i, row in enumerate(rows.tolist()):
-        kind = list(KINDS)[int(pictures.kind[row])]
-        which = int(pictures.accessory[row])
-        color = choose_color(kind, rng, trained_only=True)
-        other = [c for c in COLORS if c != color][rng.integers(len(COLORS) - 1)]
-        accessory = None if which < 0 else ACCESSORIES[which]
-        label = captions.Label(kind, color, accessory, other, float(azimuth[i]), float(elevation[i]))
-        texts.append("" if rng.random() < settings.text_dropout else captions.caption(label, rng))
-        main.append(shade_of(color, rng))
-        second.append(shade_of(other, rng))
-    mains, seconds = (torch.from_numpy(np.stack(shades)).float() for shades in (main, second))
-    tokens = tokenize(tokenizer, texts)
-    ids, special = tokens["input_ids"], 4
-    lost = torch.from_numpy(rng.random(tuple(ids.shape)) < settings.word_dropout) & (ids >= special)
-    return {
-        "pictures": compose(layers, mains, seconds, muted(settings.batch, draw)),
-        "ids": ids.masked_fill(lost, tokenizer.unk_token_id),
-        "mask": tokens["attention_mask"],
-        "camera": torch.from_numpy(rng.random(settings.batch) >= settings.camera_dropout),
-        "azimuth": azimuth,
-        "elevation": elevation,
-    }
-
-
-def _pictures(out: Path, settings: Training, report: Callable[[str], None]) -> Pictures:
-    path = out / f"pictures-{settings.toys}-{settings.size}-{settings.seed}.safetensors"
-    if not path.exists():
-        report(f"drawing {settings.toys} toys from two views each ...")
-        draw(settings.toys, settings.seed, settings.size).save(path)
-    pictures = Pictures.load(path)
-    if int(pictures.kind.max()) >= len(KINDS):
-        raise DreamforgeError(f"{path} was drawn with another toybox: delete it and train again.")
-    return pictures

@@ -1,0 +1,122 @@
+"""What the embedded priors learn from: batches of captioned toybox pictures. Text only as word tokens."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamforge.priors.toybox import MAX_TOKENS, tokenize
+from dreamforge.render.background import muted
+from dreamforge.rng import derive, generator
+from dreamforge.toybox import captions
+from dreamforge.toybox.catalog import ACCESSORIES, KINDS
+from dreamforge.toybox.colors import COLORS
+from dreamforge.toybox.pictures import Pictures, choose_color, compose, draw, shade_of
+from dreamforge.types import DreamforgeError
+
+
+class Settings(Protocol):
+    """The part of a training's settings that decides what it sees."""
+
+    @property
+    def toys(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def text_dropout(self) -> float: ...
+
+    @property
+    def camera_dropout(self) -> float: ...
+
+    @property
+    def word_dropout(self) -> float: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def new_tokenizer() -> Any:
+    """A word-level tokenizer of the captions' words; anything else is <unk>."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<unk>", "<reserved>", "<end>"]
+    vocabulary = {word: i for i, word in enumerate([*special, *captions.words()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <end>", special_tokens=[("<end>", vocabulary["<end>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<end>",
+        model_max_length=MAX_TOKENS,
+        padding_side="right",
+    )
+
+
+def batches(pictures: Pictures, tokenizer: Any, settings: Settings, start: int) -> Iterator[dict[str, Tensor]]:
+    """Endless batches; the one of step k depends on (seed, k) alone."""
+    step = start
+    while True:
+        rng = np.random.default_rng(derive(settings.seed, "batch", step))
+        yield one_batch(pictures, tokenizer, settings, rng, generator(settings.seed, "background", step))
+        step += 1
+
+
+def one_batch(
+    pictures: Pictures, tokenizer: Any, settings: Settings, rng: np.random.Generator, draw: torch.Generator
+) -> dict[str, Tensor]:
+    """``pictures [B,S,S,3]``, ``ids`` and ``mask [B,MAX_TOKENS]``, ``camera [B]`` bool, ``azimuth``, ``elevation``."""
+    rows = torch.from_numpy(rng.integers(len(pictures), size=settings.batch))
+    mirror = torch.from_numpy(rng.random(settings.batch) < 0.5)
+    layers = pictures.layers[rows]
+    layers = torch.where(mirror.view(-1, 1, 1, 1), layers.flip(-1), layers)
+    azimuth = torch.where(mirror, -pictures.azimuth[rows], pictures.azimuth[rows])
+    elevation = pictures.elevation[rows]
+    texts, main, second = [], [], []
+    for i, row in enumerate(rows.tolist()):
+        kind = list(KINDS)[int(pictures.kind[row])]
+        which = int(pictures.accessory[row])
+        color = choose_color(kind, rng, trained_only=True)
+        other = [c for c in COLORS if c != color][rng.integers(len(COLORS) - 1)]
+        accessory = None if which < 0 else ACCESSORIES[which]
+        label = captions.Label(kind, color, accessory, other, float(azimuth[i]), float(elevation[i]))
+        texts.append("" if rng.random() < settings.text_dropout else captions.caption(label, rng))
+        main.append(shade_of(color, rng))
+        second.append(shade_of(other, rng))
+    mains, seconds = (torch.from_numpy(np.stack(shades)).float() for shades in (main, second))
+    tokens = tokenize(tokenizer, texts)
+    ids, special = tokens["input_ids"], 4
+    lost = torch.from_numpy(rng.random(tuple(ids.shape)) < settings.word_dropout) & (ids >= special)
+    return {
+        "pictures": compose(layers, mains, seconds, muted(settings.batch, draw)),
+        "ids": ids.masked_fill(lost, tokenizer.unk_token_id),
+        "mask": tokens["attention_mask"],
+        "camera": torch.from_numpy(rng.random(settings.batch) >= settings.camera_dropout),
+        "azimuth": azimuth,
+        "elevation": elevation,
+    }
+
+
+def cached_pictures(out: Path, settings: Settings, report: Callable[[str], None]) -> Pictures:
+    """The pictures of the settings, drawn into the folder ``out`` at the first call."""
+    path = out / f"pictures-{settings.toys}-{settings.size}-{settings.seed}.safetensors"
+    if not path.exists():
+        report(f"drawing {settings.toys} toys from two views each ...")
+        draw(settings.toys, settings.seed, settings.size).save(path)
+    pictures = Pictures.load(path)
+    if int(pictures.kind.max()) >= len(KINDS):
+        raise DreamforgeError(f"{path} was drawn with another toybox: delete it and train again.")
+    return pictures
