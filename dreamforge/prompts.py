@@ -40,20 +40,24 @@ class ViewPrompts:
         suffixes = [self.side, self.front, self.back, self.overhead]
         views = prior.embed([text + suffix for suffix in suffixes])
         # Calls of their own: a prior may pad the rows of one call to the longest.
-        return Prompts(self, views, prior.embed([text]), prior.embed([negative]))
+        empty = prior.embed([""]) if negative else None
+        return Prompts(self, views, prior.embed([text]), prior.embed([negative]), empty)
 
 
 class Prompts:
     """A text embedded for all directions: ``views`` holds the rows side, front, back, overhead."""
 
-    def __init__(self, spec: ViewPrompts, views: Embedding, plain: Embedding, uncond: Embedding) -> None:
-        self.spec, self.views, self.plain, self.uncond = spec, views, plain, uncond
+    def __init__(
+        self, spec: ViewPrompts, views: Embedding, plain: Embedding, uncond: Embedding, empty: Embedding | None = None
+    ) -> None:
+        self.spec, self.views, self.plain, self.uncond, self.empty = spec, views, plain, uncond, empty
 
     def at(self, cameras: Cameras | None, views: int) -> Condition:
         """The condition of ``views`` views; without cameras no text gets a view word."""
         first = [0] * views
         plain, uncond = self.plain[first], self.uncond[first]
-        condition = Condition(plain, plain, uncond, cameras=cameras)
+        empty = None if self.empty is None else self.empty[first]
+        condition = Condition(plain, plain, uncond, cameras=cameras, empty=empty)
         if cameras is None or not self.spec.enabled:
             return condition
         azimuth, elevation = cameras.azimuth.rad2deg(), cameras.elevation.rad2deg()

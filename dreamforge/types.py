@@ -152,7 +152,8 @@ class Condition:
     """What is asked for, per view (B rows each).
 
     ``text`` view-dependent, ``plain`` without view words, ``uncond`` the empty (or negative) text of CFG;
-    ``negatives`` for Perp-Neg: pairs of (text, weight ``[B]``, negative numbers push away).
+    ``negatives`` for Perp-Neg: pairs of (text, weight ``[B]``, negative numbers push away); ``empty`` is the empty
+    text where ``uncond`` is a negative one.
     """
 
     text: Embedding
@@ -161,6 +162,7 @@ class Condition:
     negatives: tuple[tuple[Embedding, Tensor], ...] = ()
     cameras: Cameras | None = None
     regions: tuple[Region, ...] = ()
+    empty: Embedding | None = None
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,15 @@ class Prior(Protocol):
         """eps ``[B,C,h,w]`` for every query, batched inside; differentiable when grad is enabled."""
         ...
 
-    def trainable(self, mode: Literal["lora", "full"] = "lora", camera: bool = True) -> TrainablePrior: ...
+    def trainable(
+        self, mode: Literal["lora", "full"] = "lora", camera: bool = True, rank: int = 4, seed: int = 0
+    ) -> TrainablePrior:
+        """A low-rank adapter on the prior's network or a full copy of it that starts as the prior itself.
+
+        ``camera``: it is told the cameras of a Query, also where the prior knows none; ``seed`` draws what is random.
+        The prior's own predictions stay as they are, to the bit.
+        """
+        ...
 
 
 @runtime_checkable

@@ -5,10 +5,73 @@ s + 1 here.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from dreamforge.priors.parametrisation import per_view
+from dreamforge.types import Cameras, Condition, Embedding, Prior, Query
+
+
+class Asking(Protocol):
+    """How a guidance asks its prior; every guidance that uses CFG has these fields."""
+
+    @property
+    def perp_neg(self) -> bool:
+        """Use the negatives of the condition where the prompts make some."""
+        ...
+
+    @property
+    def use_camera(self) -> bool:
+        """Tell the cameras to a prior that knows them."""
+        ...
+
+    @property
+    def uncond_camera(self) -> bool:
+        """Keep them in the unconditional half of CFG too."""
+        ...
+
+
+class Predictions(NamedTuple):
+    """What a prior answers, each ``[B,C,h,w]``: ``direction`` is text - uncond, or what Perp-Neg makes of it."""
+
+    uncond: Tensor
+    text: Tensor
+    direction: Tensor
+
+    def guided(self, scale: float) -> Tensor:
+        """uncond + s direction: CFG, or Perp-Neg where there are negatives."""
+        return self.uncond + scale * self.direction
+
+    def strength(self) -> float:
+        """Root mean square of text - uncond, for the log."""
+        return float((self.text - self.uncond).square().mean().sqrt())
+
+
+def predict(
+    asking: Asking, prior: Prior, x_t: Tensor, t: Tensor, condition: Condition, uncond: Embedding | None = None
+) -> Predictions:
+    """The prior's predictions at ``x_t [B,C,h,w]``, t ``[B]``, in one batched question.
+
+    ``uncond`` takes the place of the condition's own unconditional text.
+    """
+    cameras = condition.cameras if asking.use_camera else None
+    negatives = condition.negatives if asking.perp_neg else ()
+    queries = [Query(condition.uncond if uncond is None else uncond, uncond_cameras(asking, condition))]
+    queries += [Query(text, cameras) for text in (condition.text, *(text for text, _ in negatives))]
+    eps_uncond, eps_text, *others = prior.predict_noise(x_t, t, queries)
+    weights = [weight for _, weight in negatives]
+    return Predictions(eps_uncond, eps_text, steering(eps_uncond, eps_text, list(zip(others, weights, strict=True))))
+
+
+def uncond_cameras(asking: Asking, condition: Condition) -> Cameras | None:
+    """The cameras that go with an unconditional text."""
+    return condition.cameras if asking.use_camera and asking.uncond_camera else None
+
+
+def empty_text(condition: Condition) -> Embedding:
+    """The embedding of the empty text, also where ``uncond`` is a negative one."""
+    return condition.uncond if condition.empty is None else condition.empty
 
 
 def cfg(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
@@ -23,14 +86,18 @@ def perp(a: Tensor, b: Tensor) -> Tensor:
     return a - per_view(dot / square, b) * b
 
 
-def perp_neg(uncond: Tensor, pos: Tensor, negatives: Sequence[tuple[Tensor, Tensor]], scale: float) -> Tensor:
-    """Perp-Neg (Armandpour et al., arXiv 2304.04968): push away from texts without undoing the wanted one.
+def steering(uncond: Tensor, pos: Tensor, negatives: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Perp-Neg's direction ``e_pos + sum_i w_i perp(e_i, e_pos)``, e = prediction - uncond; e_pos without negatives.
 
-    ``uncond + s (e_pos + sum_i w_i perp(e_i, e_pos))`` with e = prediction - uncond. ``negatives`` are pairs of
-    (prediction ``[B,C,h,w]``, weight ``[B]``); a negative weight pushes away. Without negatives this is ``cfg``.
+    ``negatives`` are pairs of (prediction ``[B,C,h,w]``, weight ``[B]``); a negative weight pushes away.
     """
     e_pos = pos - uncond
     total = e_pos
     for eps, weight in negatives:
         total = total + per_view(weight.to(uncond), uncond) * perp(eps - uncond, e_pos)
-    return uncond + scale * total
+    return total
+
+
+def perp_neg(uncond: Tensor, pos: Tensor, negatives: Sequence[tuple[Tensor, Tensor]], scale: float) -> Tensor:
+    """Perp-Neg (Armandpour et al., arXiv 2304.04968): push away from texts without undoing the wanted one."""
+    return uncond + scale * steering(uncond, pos, negatives)

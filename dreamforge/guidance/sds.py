@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dreamforge.guidance.combine import cfg, perp_neg
+from dreamforge.guidance.combine import predict
 from dreamforge.priors.parametrisation import alpha_sigma
 from dreamforge.schedule import check_curve, curve
-from dreamforge.types import DreamforgeError, Gradient, Prior, Query, View
+from dreamforge.types import DreamforgeError, Gradient, Prior, View
 
 Weighting = Literal["sds", "uniform", "fantasia3d", "recon"]
 
@@ -41,29 +41,15 @@ class SDS:
     @torch.no_grad()
     def grad(self, view: View, prior: Prior) -> Gradient:
         """w(t) (eps_hat - eps) on ``view.x``. Stats: root mean square of cond - uncond."""
-        eps_hat, eps_text, eps_uncond = self.predict(view, prior)
+        eps = predict(self, prior, view.x_t, view.t, view.condition)
         w = weight(self.weighting, *alpha_sigma(prior.schedule, view.t, view.x))
-        grad = w * (eps_hat - view.noise)
+        grad = w * (eps.guided(self.cfg_scale) - view.noise)
         if self.weighting == "recon":
-            grad = rescale_std(view.x, grad, w * (eps_text - view.noise), self.recon_rescale)
+            grad = rescale_std(view.x, grad, w * (eps.text - view.noise), self.recon_rescale)
         if self.clip is not None:
             limit = curve(self.clip, view.progress)
             grad = grad.clamp(-limit, limit)
-        steering = float((eps_text - eps_uncond).square().mean().sqrt())
-        return Gradient(grad.to(view.x.dtype), stats={"steering": steering})
-
-    def predict(self, view: View, prior: Prior) -> tuple[Tensor, Tensor, Tensor]:
-        """The prior's guided, text and unconditional predictions, each ``[B,C,h,w]``, in one batched call."""
-        condition = view.condition
-        cameras = condition.cameras if self.use_camera else None
-        negatives = condition.negatives if self.perp_neg else ()
-        queries = [Query(condition.uncond, cameras if self.uncond_camera else None), Query(condition.text, cameras)]
-        queries += [Query(text, cameras) for text, _ in negatives]
-        uncond, text, *others = prior.predict_noise(view.x_t, view.t, queries)
-        if not negatives:
-            return cfg(uncond, text, self.cfg_scale), text, uncond
-        weights = [w for _, w in negatives]
-        return perp_neg(uncond, text, list(zip(others, weights, strict=True)), self.cfg_scale), text, uncond
+        return Gradient(grad.to(view.x.dtype), stats={"steering": eps.strength()})
 
 
 def weight(weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -139,7 +139,9 @@ class MixturePrior:
         alpha, sigma = alpha_sigma(self.schedule, t.to(x_t), x_t)
         return [exact_eps(x_t, alpha, sigma, query.text.tensors) for query in queries]
 
-    def trainable(self, mode: Literal["lora", "full"] = "lora", camera: bool = True) -> "MixtureEstimator":
+    def trainable(
+        self, mode: Literal["lora", "full"] = "lora", camera: bool = True, rank: int = 4, seed: int = 0
+    ) -> "MixtureEstimator":
         return MixtureEstimator(self, scale_too=mode == "full", camera=camera)
 
 

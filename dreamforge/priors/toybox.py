@@ -83,8 +83,12 @@ class ToyboxModel:
     def predict_noise(self, x_t: Tensor, t: Tensor, queries: Sequence[Query]) -> list[Tensor]:
         return predict_noise(self.half, self.transformer, x_t, t, queries)
 
-    def trainable(self, mode: Literal["lora", "full"] = "lora", camera: bool = True) -> TrainablePrior:
-        return adapters.trainable(self.transformer, mode, camera, predict_noise)
+    def trainable(
+        self, mode: Literal["lora", "full"] = "lora", camera: bool = True, rank: int = 4, seed: int = 0
+    ) -> TrainablePrior:
+        return adapters.trainable(
+            self.transformer, predict_noise, mode, camera=camera, rank=rank, seed=seed, half=self.half
+        )
 
     def warnings(self, prompt: str) -> list[str]:
         """One sentence if the prompt holds words that the model never saw; empty otherwise."""
