@@ -114,13 +114,14 @@ def build_term(term: Term, priors: Priors, seed: int) -> BuiltTerm:
     prior = priors.of(term.prior)
     guidance = term.guidance if not hasattr(type(term.guidance), "build") else term.guidance.build(prior, seed)
     learner = adam(guidance.param_groups(), Optimiser()) if isinstance(guidance, LearnedGuidance) else None
+    noise = term.noise if not hasattr(type(term.noise), "build") else term.noise.build(derive(seed, "noise"))
     return BuiltTerm(
         prior=prior,
         guidance=guidance,
         prompts=term.prompts.build(term.prompt, prior, term.negative),
         cameras=term.cameras,
         timesteps=term.timesteps,
-        noise=term.noise,
+        noise=noise,
         losses=term.losses,
         views=term.views,
         resolution=term.resolution,

@@ -5,6 +5,7 @@ A *curve* in a recipe is a number (constant) or knots ``[[progress, value], ...]
 written, so that a recipe can be stored and read again; ``check_curve`` looks at it when a recipe is built.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,8 +28,10 @@ def curve(value: Any, progress: float) -> float:
     return knots[-1][1]
 
 
-def check_curve(name: str, value: Any, above: float | None = None, below: float | None = None) -> None:
-    """Raise DreamforgeError unless ``value`` is a curve whose values lie in the open interval (above, below)."""
+def check_curve(
+    name: str, value: Any, above: float | None = None, below: float | None = None, least: float | None = None
+) -> None:
+    """Raise DreamforgeError unless ``value`` is a curve whose values lie in (above, below) and are >= ``least``."""
     knots = _knots(value)
     if not knots or any(a[0] > b[0] for a, b in pairwise(knots)) or knots[0][0] < 0 or knots[-1][0] > 1:
         raise DreamforgeError(
@@ -37,9 +40,18 @@ def check_curve(name: str, value: Any, above: float | None = None, below: float 
         )
     values = [v for _, v in knots]
     low_ok = above is None or min(values) > above
-    if not (low_ok and (below is None or max(values) < below)):
-        limits = " and ".join([f"above {above}"] * (above is not None) + [f"below {below}"] * (below is not None))
+    high_ok = below is None or max(values) < below
+    if not (low_ok and high_ok and (least is None or min(values) >= least)):
+        named = {"above": above, "below": below, "at least": least}
+        limits = " and ".join(f"{word} {limit}" for word, limit in named.items() if limit is not None)
         raise DreamforgeError(f"{name} is {value!r}, but every value must be {limits}.")
+
+
+def check_number(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise DreamforgeError unless ``value`` is a finite number in the closed interval [low, high]."""
+    if not (low <= value <= high and math.isfinite(value)):  # also refuses NaN
+        limits = f"in [{low:g}, {high:g}]" if high < math.inf else f"of at least {low:g}"
+        raise DreamforgeError(f"{name} is {value}, but a finite number {limits} was expected.")
 
 
 def _knots(value: Any) -> list[tuple[float, float]]:
@@ -52,8 +64,8 @@ def _knots(value: Any) -> list[tuple[float, float]]:
         return []
 
 
-def _check_range(owner: object, low: Any, high: Any) -> None:
-    name = type(owner).__name__
+def check_range(name: str, low: Any, high: Any) -> None:
+    """Raise DreamforgeError unless both are curves within (0, 1) and low never exceeds high."""
     check_curve(f"low of {name}", low, above=0.0, below=1.0)
     check_curve(f"high of {name}", high, above=0.0, below=1.0)
     # Both are piecewise linear, so low <= high everywhere if it holds at every knot (and just before a jump).
@@ -75,7 +87,7 @@ class Uniform:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        _check_range(self, self.low, self.high)
+        check_range(type(self).__name__, self.low, self.high)
 
     def sample(self, views: int, progress: float, seed: int) -> Tensor:
         low, high = curve(self.low, progress), curve(self.high, progress)
@@ -91,7 +103,7 @@ class SquareRoot:
     high: float = 0.98
 
     def __post_init__(self) -> None:
-        _check_range(self, self.low, self.high)
+        check_range(type(self).__name__, self.low, self.high)
 
     def sample(self, views: int, progress: float, seed: int) -> Tensor:
         return torch.full((views,), self.low + (self.high - self.low) * (1 - progress**0.5))
@@ -105,7 +117,7 @@ class Deterministic:
     high: float = 0.98
 
     def __post_init__(self) -> None:
-        _check_range(self, self.low, self.high)
+        check_range(type(self).__name__, self.low, self.high)
 
     def sample(self, views: int, progress: float, seed: int) -> Tensor:
         return torch.full((views,), min(max(1 - progress, self.low), self.high))

@@ -32,7 +32,8 @@ class Slot:
         own = cls.__module__.removeprefix(self._prefix() + ".")
         values = OmegaConf.to_container(OmegaConf.structured(spec))
         assert isinstance(values, dict)
-        return {"use": f"{own}.{cls.__qualname__}", **values}
+        inner = {key: SLOTS[slot].content(getattr(spec, key)) for key, slot in _nested(cls).items()}
+        return {"use": f"{own}.{cls.__qualname__}", **values, **inner}
 
     def choices(self) -> dict[str, type]:
         """Our own classes for this slot, ``file.Class`` -> class."""
@@ -77,7 +78,7 @@ SLOTS = {
         Slot("scene", "dreamforge.scenes", ("build",)),
         Slot("guidance", "dreamforge.guidance", ("grad", "build")),
         Slot("timesteps", "dreamforge.schedule", ("sample",)),
-        Slot("noise", "dreamforge.noise", ("sample",)),
+        Slot("noise", "dreamforge.noise", ("sample", "build")),
         Slot("cameras", "dreamforge.cameras", ("sample",)),
         Slot("prompts", "dreamforge.prompts", ("build",)),
     )
@@ -95,8 +96,14 @@ def make(slot: str, content: object) -> Any:
         content = {"use": content}
     if not isinstance(content, Mapping) or not isinstance(content.get("use"), str):
         raise DreamforgeError(f"'{slot}' was given {content!r}, but expects a block with 'use: file.Class'.")
-    values = {key: value for key, value in content.items() if key != "use"}
-    return typed(locate(slot, content["use"]), values, slot)
+    cls, values = locate(slot, content["use"]), {key: value for key, value in content.items() if key != "use"}
+    inner = {key: make(of, values[key]) for key, of in _nested(cls).items() if key in values}
+    return typed(cls, {**values, **inner}, slot)
+
+
+def _nested(cls: type) -> dict[str, str]:
+    """The fields of a spec that hold another spec, with its slot: ``field(metadata={"slot": "scene"})``."""
+    return {one.name: one.metadata["slot"] for one in dataclasses.fields(cls) if "slot" in one.metadata}
 
 
 def typed(cls: type, values: object, where: str) -> Any:
@@ -105,6 +112,9 @@ def typed(cls: type, values: object, where: str) -> Any:
         raise DreamforgeError(f"'{where}' was given {values!r}, but expects a block of 'key: value' lines.")
     types = {one.name: one.type for one in dataclasses.fields(cls) if one.init}
     spell(where or "recipe", values, list(types))
+    blocks = {key: kind for key, kind in types.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+    inner = {key: typed(kind, values[key], f"{where}.{key}") for key, kind in blocks.items() if key in values}
+    values = {**values, **inner}
     try:
         return _merged(cls, values)
     except (OmegaConfBaseException, TypeError) as error:

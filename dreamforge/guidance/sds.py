@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dreamforge.guidance.combine import predict
 from dreamforge.priors.parametrisation import alpha_sigma
-from dreamforge.schedule import check_curve, curve
+from dreamforge.schedule import check_curve, check_number, curve
 from dreamforge.types import DreamforgeError, Gradient, Prior, View
 
 Weighting = Literal["sds", "uniform", "fantasia3d", "recon"]
@@ -33,6 +33,7 @@ class SDS:
     uncond_camera: bool = True  # keep them in the unconditional half of CFG too
 
     def __post_init__(self) -> None:
+        check_number("cfg_scale of SDS", self.cfg_scale, 0.0)
         if not 0 <= self.recon_rescale <= 1:
             raise DreamforgeError(f"SDS got recon_rescale {self.recon_rescale}; choose a number in [0, 1].")
         if self.clip is not None:
