@@ -97,7 +97,7 @@ def train(out: Path, settings: LatentTraining, report: Callable[[str], None] = p
                 assign(model, live)
                 save_state(out / f"state-{stage}.safetensors", live, average, optimisers)
                 report(f"checkpoint of the {stage} after step {step + 1}")
-        assign(model, average)
+        assign(model, {name: value.half().float() for name, value in average.items()})  # as a resumed training loads it
         done = json.loads((out / "training.json").read_text())
 
 
