@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # 'use: my_lab.Mine' finds my_lab.py here; as the last entry it shadows nothing
+    import torch
+
     from dreamforge import commands
     from dreamforge.runs import Interrupted
     from dreamforge.types import DreamforgeError
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(options, f"The system refused{named}: {error.strerror or error}.", code)
     except (Interrupted, FloatingPointError, MemoryError) as error:
         return _fail(options, str(error) or "The memory is used up: use smaller sizes.", FAILED)
+    except torch.OutOfMemoryError:
+        return _fail(options, "The device's memory is used up: take a smaller --vram, views or prior.size.", FAILED)
     except KeyboardInterrupt:
         return _fail(options, "interrupted; 'dreamforge resume RUN' goes on from the last checkpoint", FAILED)
     lines = [json.dumps(outcome.facts)] if options.json else outcome.lines
@@ -84,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     toybox = _command(commands, "toybox", "the objects that the embedded prior learns from")
     show = _command(toybox.add_subparsers(required=True), "show", "draw a sheet of every kind", run="toybox_show")
     show.add_argument("--out", default="toybox.png", help="the picture to write (default: toybox.png)")
-    _command(commands, "doctor", "check this installation and say what is slow or wrong, and why")
+    _doctor(_command(commands, "doctor", "check this installation and say what is slow or wrong, and why"))
     return parser
 
 
@@ -103,8 +107,20 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder of the run (default: runs/PROMPT-SEED)")
     parser.add_argument("--seed", type=int, help="same seed, same bytes (default: the recipe's own, mostly 0)")
     parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's own, mostly auto)")
+    _vram(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key, as guidance.cfg_scale=30")
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", help="say instead what memory and time this recipe takes")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's own, mostly auto)")
+    _vram(parser)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the recipe")
+
+
+def _vram(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vram", type=int, metavar="GB", help="keep pretrained priors to 6, 8, 12, 24 or 80 GB")
 
 
 def _run_argument(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Outcome:
 def generate(options: argparse.Namespace) -> Outcome:
     given = {"prompt": options.prompt, "seed": options.seed, "device": options.device}
     values = {key: value for key, value in given.items() if value is not None}
-    recipe = config.load(options.recipe, options.overrides, values)
+    recipe = _within(config.load(options.recipe, options.overrides, values), options.vram)
     out = Path(options.out) if options.out else runs.default_folder(recipe)
     with watched() as listener:
         return _done(lambda: runs.generate(recipe, out, overwrite=options.overwrite, listener=listener))
@@ -117,9 +117,13 @@ def toybox_show(options: argparse.Namespace) -> Outcome:
 
 
 def doctor(options: argparse.Namespace) -> Outcome:
-    from dreamforge.doctor import examine
+    from dreamforge.devices import pick
+    from dreamforge.doctor import examine, examine_recipe
 
     findings = examine()
+    if options.recipe:
+        recipe = _within(config.load(options.recipe, options.overrides), options.vram)
+        findings = examine_recipe(recipe, pick(options.device or recipe.device))
     lines = [f"{finding.name:<12} {finding.text}" for finding in findings]
     wrong = [finding for finding in findings if finding.wrong]
     lines.append(f"{len(wrong)} problem{'s' * (len(wrong) != 1)} found" if wrong else "all is well")
@@ -160,6 +164,19 @@ def watched() -> Iterator[Listener]:
         signal.signal(signal.SIGINT, before)
         for bar in bars:
             bar.close()
+
+
+def _within(recipe: config.Recipe, vram: int | None) -> config.Recipe:
+    """The recipe with every pretrained prior kept to ``vram`` GB."""
+    if vram is None:
+        return recipe
+    from dreamforge.priors.memory import limited
+
+    stages = [
+        replace(stage, terms=tuple(replace(term, prior=limited(term.prior, vram)) for term in stage.terms))
+        for stage in recipe.stages
+    ]
+    return replace(recipe, stages=tuple(stages))
 
 
 def tell(text: str) -> None:

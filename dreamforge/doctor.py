@@ -9,8 +9,11 @@ import torch
 
 import dreamforge
 from dreamforge import data, devices
+from dreamforge.config import Recipe
 from dreamforge.files import hashes
+from dreamforge.forecast import forecasts
 from dreamforge.manifest import PACKAGES, describe, installed
+from dreamforge.priors.memory import total_memory
 from dreamforge.priors.toybox import network_dtype
 from dreamforge.types import DreamforgeError
 
@@ -31,6 +34,32 @@ def examine() -> list[Finding]:
     """Everything worth knowing about this installation."""
     owners = packages_distributions().get("dreamforge", [])
     return [_versions(), package_name(owners), _device(), _precision(), prior_files(), *_optional()]
+
+
+def examine_recipe(recipe: Recipe, device: torch.device) -> list[Finding]:
+    """Whether a recipe's pretrained priors are here, and what memory and time they will take, about."""
+    findings = []
+    for one in forecasts(recipe, device):
+        there, peak = total_memory(device), one.cost.peak(device.type)
+        limit = max((getattr(term.prior, "vram", 0) for stage in recipe.stages for term in stage.terms), default=0)
+        most = min(there or peak, limit * 10**9 if limit else there or peak)
+        parts = f"{_gb(one.cost.weights)} weights, {_gb(one.cost.activations)} for a step, the rest the libraries'"
+        text = (
+            f"about {_gb(peak)} of {_gb(most)} on {describe(device)} for {one.model}: {parts}; the scene comes on top"
+        )
+        if peak > most:
+            text += "; too little: take a smaller --vram, fewer views, or a smaller prior.size"
+        findings.append(Finding("weights", one.missing or f"'{one.model}' is on this machine", bool(one.missing)))
+        findings.append(Finding("memory", text, peak > most))
+        step, total = one.seconds / max(recipe.steps, 1), one.seconds / 60
+        how = f"{step:.2g} s a step, from {one.cost.flops / 1e12:.2g} TFLOP and the speed of a matrix product here"
+        long = f"{total:.2g} minutes" if total < 100 else f"{total / 60:.2g} hours"
+        findings.append(Finding("time", f"about {long} for {recipe.steps} steps with {one.model}: {how}"))
+    return findings or [Finding("recipe", f"'{recipe.name}' uses no pretrained model: a GB of memory is enough")]
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def _versions() -> Finding:

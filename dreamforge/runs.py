@@ -28,6 +28,7 @@ from dreamforge.config import Recipe
 from dreamforge.engine import StepInfo, fit
 from dreamforge.files import atomic_write
 from dreamforge.finish import finish, finished_mesh
+from dreamforge.forecast import check_memory
 from dreamforge.manifest import manifest, thread_warning
 from dreamforge.pictures import png, preview
 from dreamforge.rng import derive
@@ -130,6 +131,7 @@ def generate(recipe: Recipe, out: str | Path, *, overwrite: bool = False, listen
     if not known:
         run_folder.check_free(run.path, overwrite)
     priors = Priors(devices.pick(recipe.device))
+    check_memory(recipe, priors.device)
     checkpoint = checkpoints.latest(run.path / "checkpoints") if known else None
     start = _started(run, priors, checkpoint)
     if not known:

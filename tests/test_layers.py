@@ -21,6 +21,7 @@ LAYERS = (
     "slots checkpoints run_folder manifest",
     "config",
     "assembly report",
+    "forecast",
     "finish",
     "runs",
     "api doctor",

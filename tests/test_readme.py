@@ -59,7 +59,7 @@ def test_every_command_of_the_documents_is_understood(command):
     words = shlex.split(command)
     arguments = words[words.index("dreamforge") + 1 :]
     options = cli.parse(arguments)
-    recipe = getattr(options, "recipe", "default")
+    recipe = getattr(options, "recipe", None) or "default"
     assert recipe in config.available() or recipe.endswith("/recipe.yaml")
 
 

@@ -71,13 +71,23 @@ def _wide(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FlowSchedule:
-    """The straight path, made variance preserving: t = tau, alpha = (1 - t)/s, sigma = t/s."""
+    """The straight path, made variance preserving: t = tau, alpha = (1 - t)/s, sigma = t/s.
+
+    A few models take noise of another unit, z = (1 - tau) x + tau c n: then s = sqrt((1 - tau)^2 + (c tau)^2) and
+    sigma = c tau/s with c = ``noise_scale``.
+    """
+
+    noise_scale: float = 1.0
 
     def alpha(self, t: Tensor) -> Tensor:
-        return (1 - t) / torch.hypot(1 - t, t)
+        return (1 - t) / self.norm(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return t / torch.hypot(1 - t, t)
+        return self.noise_scale * t / self.norm(t)
+
+    def norm(self, t: Tensor) -> Tensor:
+        """s of t ``[B]``: the flow state is z = s x_t."""
+        return torch.hypot(1 - t, self.noise_scale * t)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,236 @@
+"""What a step with a pretrained prior costs, found without weights: the step itself runs on torch's meta device.
+
+Tensors there have shapes but no numbers, so the genuine network, autoencoder and backward pass run in seconds on any
+machine. What they would allocate is added up and freed as they go; the fused attention kernel, which keeps no matrix
+of all pairs, is stood in for. Allocators and libraries take more than that: ``OVERHEAD``.
+"""
+
+import math
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
+
+from dreamforge.priors import pretrained, weights
+from dreamforge.priors.known import KNOWN, known
+from dreamforge.priors.loading import place
+from dreamforge.priors.memory import dtype_of, preset
+from dreamforge.priors.parametrisation import DiscreteSchedule, FlowSchedule
+from dreamforge.priors.sizes import SIZES, Sizes
+from dreamforge.priors.stock import Convention, Family, Loaded, Options, StockPrior, silent
+from dreamforge.priors.weights import Source
+from dreamforge.types import DreamforgeError, Embedding, Query
+
+OVERHEAD = {"cuda": int(0.8e9), "cpu": int(0.5e9)}  # context, kernels and the libraries themselves
+FRAGMENTATION = 1.1  # what an allocator rounds up and cannot give out
+EFFICIENCY = 0.5  # of a large matrix product's speed that a network reaches, about
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes and floating point operations of one step. ``text`` is there only while the prompts are embedded."""
+
+    parameters: int  # of the network
+    weights: int  # bytes of network and autoencoder
+    text: int  # bytes of the text encoders
+    activations: int  # bytes at the fullest moment of a step, weights apart
+    flops: float
+
+    @property
+    def least(self) -> int:
+        """Bytes without which a step is impossible."""
+        return self.weights + self.activations
+
+    def peak(self, device: str) -> int:
+        """Bytes at the fullest moment, on a device of this type, about."""
+        return int(self.least * FRAGMENTATION) + OVERHEAD.get(device, OVERHEAD["cpu"])
+
+
+@dataclass(frozen=True)
+class Load:
+    """One step: ``views`` at ``resolution`` pixels, ``texts`` questions a view in one call, ``draws`` calls.
+
+    ``learnt`` predictions of an estimator, an adapter on the same network, get a backward pass besides.
+    """
+
+    views: int
+    texts: int = 2
+    draws: int = 1
+    learnt: int = 0
+    resolution: int = 64
+
+
+def cost(spec: Any, device: torch.device, load: Load) -> Cost:
+    """One step of a pretrained prior on ``device``.
+
+    Raises DreamforgeError where the model is neither on this machine nor one whose sizes are known.
+    """
+    options = Options(**{one.name: getattr(spec, one.name) for one in fields(spec)})
+    dtype = dtype_of(options.precision, options.vram, device)
+    prior, text = _on_meta(options, dtype)
+    network, autoencoder = prior.network, prior.vae
+    meter = Meter()
+    with silent(), meter, fused_attention() as attention:
+        rgb = torch.rand(load.views, load.resolution, load.resolution, 3, device=META).requires_grad_()
+        x = prior.encode(rgb, 0)
+        with torch.no_grad():
+            for _ in range(load.draws):
+                prior.predict_noise(x.detach(), _times(load.views), [_query(prior, load.views)] * load.texts)
+        torch.autograd.backward(x, torch.empty_like(x))
+        shape = x.shape[1:]
+        del x, rgb
+        if load.learnt:
+            x = torch.empty(load.learnt, *shape, device=META).requires_grad_()
+            (eps,) = prior.ask(network, network, x, _times(load.learnt), [_query(prior, load.learnt)])
+            torch.autograd.backward(eps, torch.empty_like(eps))
+    stored = sum(p.numel() * p.element_size() for part in (network, autoencoder) if part for p in part.parameters())
+    count = sum(p.numel() for p in network.parameters())
+    return Cost(count, stored, int(text * dtype.itemsize), meter.peak, meter.flops + sum(attention))
+
+
+def speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating point operations a second of a large matrix product on this device, measured."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()  # waits for the device
+        took.append(time.perf_counter() - began)
+    return 2 * side**3 / min(took)
+
+
+def _on_meta(options: Options, dtype: torch.dtype) -> tuple[StockPrior, float]:
+    """The prior without numbers, and how many weights its text encoders have."""
+    try:
+        family, found = local_sizes(options, weights.find(options.model, options.config))
+    except DreamforgeError:
+        if (published := published_sizes(options.model)) is None:
+            raise
+        family, found = published
+    vae = found.vae
+    if options.tiny_vae and vae is not None:
+        vae = {"_class_name": "AutoencoderTiny", "latent_channels": vae["latent_channels"]}
+    with silent(), META:
+        network = place(_build(found.network, found.shape), dtype, META)
+        autoencoder = None if vae is None else place(_build(vae.get("_class_name", "AutoencoderKL"), vae), dtype, META)
+    meaning = Convention(DiscreteSchedule(torch.empty(1000, device=META)), "eps")
+    if found.network.startswith(("PRX", "SD3")):
+        meaning = Convention(FlowSchedule(), "flow")
+    loaded = Loaded(network, autoencoder, meaning, options.size or found.size, Path(), lambda: None)
+    return StockPrior(family, options, loaded, META, preset(options.vram)), found.text
+
+
+def published_sizes(model: str) -> tuple[Family, Sizes] | None:
+    """Family and sizes of a model by its short name or repository; None where they are not known."""
+    name = next((name for name, one in KNOWN.items() if one is known(model)), None)
+    if name not in SIZES:
+        return None
+    return next(family for family in pretrained.FAMILIES if family.use == KNOWN[name].use), SIZES[name]
+
+
+def local_sizes(options: Options, source: Source) -> tuple[Family, Sizes]:
+    """Family and sizes of a model on this machine, by its configurations and the headers of its files."""
+    family = pretrained.family_of(source)
+    index = weights.read_json(source.folder / "model_index.json", options.model)
+    shape = weights.read_json(source.folder / family.network / "config.json", options.model)
+    vae = None
+    if index.get("vae") not in (None, [None, None]):
+        vae = weights.read_json(source.folder / "vae" / "config.json", options.model)
+    encoders = [part for part in family.text if part.startswith("text") and (options.t5 or not part.endswith("_3"))]
+    text = 0 if source.single else sum(weights.parameters(source, part) for part in encoders)
+    blocks = [] if vae is None else vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+    size = index.get("default_sample_size") or shape["sample_size"] * 2 ** max(len(blocks) - 1, 0)
+    return family, Sizes(shape["_class_name"], shape, vae, text, size)
+
+
+def _build(name: str, shape: dict[str, Any]) -> Any:
+    import diffusers
+
+    return getattr(diffusers, name).from_config(shape)
+
+
+def _times(rows: int) -> Tensor:
+    return torch.empty(rows, device=META)
+
+
+def _query(prior: StockPrior, rows: int) -> Query:
+    shapes = prior.family.blank(prior.network)
+    kinds = {name: torch.bool if name == "mask" else torch.float32 for name in shapes}
+    tensors = {name: torch.empty(rows, *shape, dtype=kinds[name], device=META) for name, shape in shapes.items()}
+    return Query(Embedding(tensors))
+
+
+class Meter(TorchDispatchMode):
+    """Bytes of the tensors that operations make, as long as they live (``peak``: the most at once), and ``flops``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live, self.peak, self.flops = 0, 0, 0.0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        self.flops += 0 if count is None else count(*args, **(kwargs or {}), out_val=result)
+        tree_map_only(Tensor, self._add, result)
+        return result
+
+    def _add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._remove, key, size)
+        return tensor
+
+    def _remove(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+@contextmanager
+def fused_attention() -> Iterator[list[float]]:
+    """Stands in for torch's fused attention, which takes its plain form on the meta device; collects its operations."""
+    operations: list[float] = []
+
+    def stand_in(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any) -> Tensor:
+        products = 2.0 * math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        backward = torch.is_grad_enabled() and query.requires_grad
+        operations.append(products * (3.5 if backward else 1.0))  # two products forward, five backward
+        attended: Tensor = _Attention.apply(query, key, value)
+        return attended
+
+    genuine = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = stand_in
+    try:
+        yield operations
+    finally:
+        F.scaled_dot_product_attention = genuine
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        q, k, v, _ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)

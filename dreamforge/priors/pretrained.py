@@ -1,0 +1,56 @@
+"""Any local diffusers folder or single safetensors file: its own configuration says which family reads it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dreamforge.priors import deepfloyd, pixart, prx, sd3, sdxl, stable_diffusion, weights
+from dreamforge.priors.loading import open_stock
+from dreamforge.priors.stock import Family, Precision, StockPrior
+from dreamforge.types import DreamforgeError
+
+FAMILIES = (
+    stable_diffusion.FAMILY,
+    sdxl.FAMILY,
+    sd3.FAMILY,
+    deepfloyd.FAMILY,
+    pixart.FAMILY,
+    prx.FAMILY,
+)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Any model of a known family, found by its files: a name, a repository, a folder or one safetensors file.
+
+    The options are those of the families; one that means nothing to the family found is refused or has no effect.
+    """
+
+    model: str = "sd15"
+    precision: Precision = "auto"
+    vram: int = 0  # GB to keep to: 6, 8, 12, 24 or 80; 0 is no limit
+    config: str = ""  # a single file's configurations and tokenizers: a folder; "" the local cache's
+    encode: Literal["sample", "mode"] = "sample"
+    tiny_vae: str = ""
+    size: int = 0
+    prediction: Literal["auto", "eps", "v"] = "auto"
+    student_steps: int = 0
+    t5: bool = True
+    lora: tuple[str, ...] = ()
+    lora_scale: float = 1.0
+    textual_inversion: tuple[str, ...] = ()
+
+    def build(self, device: torch.device | str = "cpu") -> StockPrior:
+        return open_stock(family_of(weights.find(self.model, self.config)), self, device)
+
+
+def family_of(source: weights.Source) -> Family:
+    """The family that reads a model. Raises DreamforgeError where none does."""
+    for family in FAMILIES:
+        if source.pipeline in family.pipelines:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.pipelines)
+    raise DreamforgeError(
+        f"'{source.model}' is a {source.pipeline}, which no prior reads: the known pipelines are {known}."
+    )

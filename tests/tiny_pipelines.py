@@ -1,0 +1,298 @@
+"""Pipelines of the genuine diffusers classes with tiny random weights, saved as a user's folder would be.
+
+Every function writes one folder and returns it. Pictures are 32 pixels wide, latents 16; nothing is learnt.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WIDTH = 32  # of every text encoder
+
+
+def stable_diffusion(folder: Path, prediction: str = "epsilon", scheduler: str = "DDIMScheduler") -> Path:
+    """Stable Diffusion 1.x; with ``prediction="v_prediction"`` as 2.1 at 768 pixels."""
+    import diffusers
+
+    torch.manual_seed(0)
+    schedule = getattr(diffusers, scheduler)(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
+    )
+    return _save(
+        folder,
+        diffusers.StableDiffusionPipeline(
+            vae(4), clip_text(), clip_tokenizer(), unet(WIDTH), schedule, None, None, requires_safety_checker=False
+        ),
+    )
+
+
+def sdxl(folder: Path, scheduler: str = "EulerDiscreteScheduler") -> Path:
+    """Two text encoders, pooled vector, time ids."""
+    import diffusers
+
+    torch.manual_seed(0)
+    extra = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+        "use_linear_projection": True,
+    }
+    schedule = getattr(diffusers, scheduler)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    return _save(
+        folder,
+        diffusers.StableDiffusionXLPipeline(
+            vae(4, scaling_factor=0.13025), clip_text(), clip_text(projected=True), clip_tokenizer(), clip_tokenizer(),
+            unet(2 * WIDTH, **extra), schedule,
+        ),
+    )  # fmt: skip
+
+
+def sd3(folder: Path, t5: bool = True) -> Path:
+    """A flow model with three text encoders; ``t5=False``: as a user saves memory by leaving the third out."""
+    import diffusers
+
+    torch.manual_seed(0)
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=8,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=3 * WIDTH,
+        caption_projection_dim=32,
+        pooled_projection_dim=2 * WIDTH,
+        pos_embed_max_size=16,
+    )
+    return _save(
+        folder,
+        diffusers.StableDiffusion3Pipeline(
+            transformer, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae(8, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+            clip_text(projected=True), clip_tokenizer(), clip_text(projected=True), clip_tokenizer(),
+            t5_text(3 * WIDTH) if t5 else None, t5_tokenizer() if t5 else None,
+        ),
+    )  # fmt: skip
+
+
+def deepfloyd(folder: Path) -> Path:
+    """Stage I of DeepFloyd IF: pixels, learned variance, T5."""
+    import diffusers
+
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(
+        sample_size=32,
+        in_channels=3,
+        out_channels=6,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        cross_attention_dim=32,
+        encoder_hid_dim=WIDTH,
+        attention_head_dim=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+    )
+    schedule = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
+    return _save(
+        folder,
+        diffusers.IFPipeline(
+            t5_tokenizer(), t5_text(WIDTH), network, schedule, None, None, None, requires_safety_checker=False
+        ),
+    )
+
+
+def pixart(folder: Path, name: str = "PixArtAlphaPipeline") -> Path:
+    """A diffusion transformer with learned variance; ``name`` "PixArtSigmaPipeline" for its successor."""
+    import diffusers
+
+    torch.manual_seed(0)
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=16,
+        num_layers=2,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        cross_attention_dim=32,
+        caption_channels=WIDTH,
+        in_channels=4,
+        out_channels=8,
+        use_additional_conditions=False,
+    )
+    schedule = diffusers.DPMSolverMultistepScheduler(beta_schedule="linear")
+    made = getattr(diffusers, name)(t5_tokenizer(), t5_text(WIDTH), vae(4), transformer, schedule)
+    return _save(folder, made)
+
+
+def prx(folder: Path) -> Path:
+    """A latent flow transformer with a Gemma text encoder."""
+    import diffusers
+    from transformers import T5GemmaConfig
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": len(t5_tokenizer()), "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+    }  # fmt: skip
+    config = T5GemmaConfig(encoder=sizes, decoder=sizes, is_encoder_decoder=False)
+    _save(
+        folder,
+        diffusers.PRXPipeline(
+            _prx_transformer(8), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), T5GemmaEncoder(config.encoder),
+            t5_tokenizer(), vae(8, scaling_factor=0.5, shift_factor=0.25), default_sample_size=32,
+        ),
+    )  # fmt: skip
+    config.save_pretrained(folder / "text_encoder")  # the published folder has the config of the whole T5Gemma
+    return folder
+
+
+def prx_pixel(folder: Path, noise_scale: float = 2.0) -> Path:
+    """A flow transformer in pixel space that predicts the picture itself; its noise has another unit."""
+    import diffusers
+    from transformers import Qwen3VLTextConfig, Qwen3VLTextModel
+
+    torch.manual_seed(0)
+    sizes = Qwen3VLTextConfig(
+        vocab_size=len(t5_tokenizer()), hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, max_position_embeddings=64,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+    )  # fmt: skip
+    return _save(
+        folder,
+        diffusers.PRXPixelPipeline(
+            _prx_transformer(3, bottleneck_size=16, patch_size=4, resolution_embeds=True),
+            diffusers.FlowMatchEulerDiscreteScheduler(), Qwen3VLTextModel(sizes), t5_tokenizer(),
+            default_sample_size=32, prompt_max_tokens=24, noise_scale=noise_scale,
+        ),
+    )  # fmt: skip
+
+
+FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "stable_diffusion": stable_diffusion,
+    "sdxl": sdxl,
+    "sd3": sd3,
+    "deepfloyd": deepfloyd,
+    "pixart": pixart,
+    "prx": prx,
+    "prx_pixel": prx_pixel,
+}
+
+
+def vae(channels: int, **extra: Any) -> Any:
+    """A variational autoencoder that halves the size."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=8,
+        sample_size=32,
+        **extra,
+    )
+
+
+def tiny_vae(folder: Path) -> Path:
+    """A tiny autoencoder (TAESD's class) that halves the size as well."""
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"encoder_block_out_channels": (16, 16), "decoder_block_out_channels": (16, 16)}
+    AutoencoderTiny(**sizes, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).save_pretrained(folder)
+    return folder
+
+
+def unet(text_width: int, **extra: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        **extra,
+    )
+
+
+def clip_text(projected: bool = False) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = clip_tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=WIDTH,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
+
+
+def clip_tokenizer() -> Any:
+    """CLIP's byte-level tokenizer without merges: one token a letter, 77 at most."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)
+
+
+def t5_text(width: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    sizes = {
+        "d_model": width,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 1,
+        "num_heads": 2,
+        "feed_forward_proj": "gated-gelu",
+    }
+    return T5EncoderModel(T5Config(vocab_size=len(t5_tokenizer()), **sizes))
+
+
+def t5_tokenizer() -> Any:
+    from transformers import T5Tokenizer
+
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz,.'-0123456789"]
+    vocab = [(piece, 0.0 if i < 3 else -2.0) for i, piece in enumerate(pieces)]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=64)
+
+
+def _prx_transformer(channels: int, **extra: Any) -> Any:
+    from diffusers import PRXTransformer2DModel
+
+    sizes = {"context_in_dim": WIDTH, "hidden_size": 32, "num_heads": 2, "depth": 2, "axes_dim": [8, 8]}
+    return PRXTransformer2DModel(in_channels=channels, **{"patch_size": 2, **sizes, **extra})
+
+
+def _save(folder: Path, pipeline: Any) -> Path:
+    """Write the folder. Weights that the classes start at zero would hide mistakes: they are drawn too."""
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            with torch.no_grad():
+                for parameter in part.parameters():
+                    if not parameter.any():
+                        parameter.normal_(std=0.02)
+    pipeline.save_pretrained(folder)
+    return folder
