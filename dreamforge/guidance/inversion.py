@@ -16,7 +16,7 @@ from dreamforge.priors.parametrisation import alpha_sigma, per_view, to_x0
 from dreamforge.rng import generator
 from dreamforge.types import Schedule
 
-START = 1e-3  # where an inversion begins: at 0 there is no noise to predict
+EARLIEST = 1e-4  # where an inversion may begin: at 0 there is no noise to predict
 
 
 def ddim(schedule: Schedule, x_a: Tensor, eps: Tensor, a: Tensor, b: Tensor, z: Tensor | None, eta: float) -> Tensor:
@@ -36,21 +36,23 @@ def invert(
     x: Tensor,
     noise: Tensor,
     t: Tensor,
+    start: float,
     step: float,
     predict: Callable[[Tensor, Tensor], Tensor],
     eta: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """x_t of the picture ``x [B,C,h,w]`` at times ``t [B]``, over the grid step, 2 step, ..., t.
+    """x_t of the picture ``x [B,C,h,w]`` at times ``t [B]``, over the grid start, step, 2 step, ..., t.
 
-    It begins at START (or t) with ``noise``, which hardly counts there; ``predict(x_t, t)`` answers eps. ``eta`` adds
+    It begins at ``start`` (or t) with ``noise``; ``predict(x_t, t)`` answers eps. A network that predicts x0 knows eps
+    only up to its error in x0 times alpha/sigma, so it wants a later start than one that predicts eps. ``eta`` adds
     fresh noise, drawn from ``seed``: one picture of it for all views, so that none depends on how many there are.
     """
-    now = t.clamp(max=START)
+    now = t.clamp(max=start)
     alpha, sigma = alpha_sigma(schedule, now, x)
     x_t, last = alpha * x.float() + sigma * noise.float(), float(t.max())
     for k in range(1, math.ceil(last / step - 1e-6) + 1):
-        then = t.clamp(max=max(k * step, START))
+        then = t.clamp(max=max(k * step, start))
         z = torch.randn((1, *x.shape[1:]), generator=generator(seed, "inversion", k)).to(x_t) if eta else None
         x_t = ddim(schedule, x_t, predict(x_t, now), now, then, z, eta)
         now = then

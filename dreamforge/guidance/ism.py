@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.guidance.combine import empty_text, predict, uncond_cameras
-from dreamforge.guidance.inversion import START, ddim, invert
+from dreamforge.guidance.inversion import EARLIEST, ddim, invert
 from dreamforge.guidance.sds import Weighting, weight
 from dreamforge.priors.parametrisation import alpha_sigma
 from dreamforge.schedule import check_curve, check_number, curve
@@ -25,13 +25,15 @@ from dreamforge.types import Gradient, Prior, Query, View
 class ISM:
     """Interval score matching (LucidDreamer): the prior's noise at t minus its own at s, on the path of an inversion.
 
-    The view's noise is used at the very start of the inversion only. Costs t / inversion_step questions more than SDS.
-    The authors' constant factor 0.1 belongs into the term's weight, their anneal of t into ``timesteps``.
+    Costs t / inversion_step questions more than SDS. Where the inversion starts it uses the view's noise. The authors
+    start at the first step of Stable Diffusion's schedule, 0.0004 here; the embedded prior, which predicts x0, knows no
+    noise below 0.1. Their constant factor 0.1 belongs into the term's weight, their anneal of t into ``timesteps``.
     """
 
     cfg_scale: float = 7.5
     delta: Any = 0.08  # t - s, a curve over progress; the authors anneal it [[0, 0.1], [0.3, 0.08]]
-    inversion_step: float = 0.2  # of the inversion's grid up to s
+    start: float = 0.1  # of the inversion
+    inversion_step: float = 0.2  # of its grid up to s
     weighting: Weighting = "recon"  # sigma/alpha
     perp_neg: bool = True  # use the negatives of the condition where the prompts make some
     use_camera: bool = True  # tell the cameras to a prior that knows them
@@ -39,7 +41,8 @@ class ISM:
 
     def __post_init__(self) -> None:
         check_number("cfg_scale of ISM", self.cfg_scale, 0.0)
-        check_number("inversion_step of ISM", self.inversion_step, START, 1.0)
+        check_number("start of ISM", self.start, EARLIEST, 1.0)
+        check_number("inversion_step of ISM", self.inversion_step, 1e-3, 1.0)
         check_curve("delta of ISM", self.delta, above=0.0, below=1.0)
 
     @torch.no_grad()
@@ -51,8 +54,8 @@ class ISM:
         def eps_empty(x_t: Tensor, at: Tensor) -> Tensor:
             return prior.predict_noise(x_t, at, [asked])[0]
 
-        s = torch.maximum(t - curve(self.delta, view.progress), t.clamp(max=START))
-        x_s = invert(prior.schedule, view.x, view.noise, s, self.inversion_step, eps_empty)
+        s = torch.maximum(t - curve(self.delta, view.progress), t.clamp(max=self.start))
+        x_s = invert(prior.schedule, view.x, view.noise, s, self.start, self.inversion_step, eps_empty)
         eps_s = eps_empty(x_s, s)
         x_t = ddim(prior.schedule, x_s, eps_s, s, t, None, 0.0)
         eps = predict(self, prior, x_t, t, condition)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.guidance.combine import predict
-from dreamforge.guidance.inversion import START, invert
+from dreamforge.guidance.inversion import EARLIEST, invert
 from dreamforge.guidance.sds import Weighting, weight
 from dreamforge.priors.parametrisation import alpha_sigma
 from dreamforge.schedule import check_number
@@ -26,12 +26,14 @@ class SDI:
 
     Formula and abstract are the paper's, the numbers its code's (there in the form cond + s (cond - uncond), so that
     7.5 and -7.5 act as 8.5 and -6.5 here; the paper's own values are kept). The code inverts to a time up to a step
-    later than t and asks at t; here both are t.
+    later than t and asks at t; here both are t. It starts at no noise, 0.0001 here; the embedded prior, which predicts
+    x0, knows no noise below 0.1.
     """
 
     cfg_scale: float = 7.5
     inversion_scale: float = -7.5  # CFG scale of the inversion: minus the other one
-    inversion_step: float = 0.1  # of the inversion's grid
+    start: float = 0.1  # of the inversion
+    inversion_step: float = 0.1  # of its grid
     eta: float = 0.3  # fresh noise in the inversion, 0: none
     weighting: Weighting = "recon"  # sigma/alpha: the gradient is x - x0_hat
     perp_neg: bool = True  # use the negatives of the condition where the prompts make some
@@ -40,7 +42,8 @@ class SDI:
 
     def __post_init__(self) -> None:
         check_number("cfg_scale of SDI", self.cfg_scale, 0.0)
-        check_number("inversion_step of SDI", self.inversion_step, START, 1.0)
+        check_number("start of SDI", self.start, EARLIEST, 1.0)
+        check_number("inversion_step of SDI", self.inversion_step, 1e-3, 1.0)
         check_number("eta of SDI", self.eta, 0.0, 1.0)
         if not abs(self.inversion_scale) < float("inf"):
             raise DreamforgeError(
@@ -55,7 +58,9 @@ class SDI:
         def eps_inverted(x_t: Tensor, at: Tensor) -> Tensor:
             return predict(self, prior, x_t, at, condition).guided(self.inversion_scale)
 
-        x_t = invert(schedule, view.x, view.noise, t, self.inversion_step, eps_inverted, self.eta, view.seed)
+        x_t = invert(
+            schedule, view.x, view.noise, t, self.start, self.inversion_step, eps_inverted, self.eta, view.seed
+        )
         alpha, sigma = alpha_sigma(schedule, t, view.x)
         kappa = (x_t - alpha * view.x.float()) / sigma
         eps = predict(self, prior, x_t, t, condition)
