@@ -3,22 +3,31 @@
 Every function writes one folder and returns it. Pictures are 32 pixels wide, latents 16; nothing is learnt.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from dreamforge.priors.parametrisation import alpha_sigma, to_x0
+from dreamforge.priors.stock import silent
+from dreamforge.types import Prior, Query
 
 WIDTH = 32  # of every text encoder
 
 
-def stable_diffusion(folder: Path, prediction: str = "epsilon", scheduler: str = "DDIMScheduler") -> Path:
+PUBLISHED = {"steps_offset": 1, "clip_sample": False}  # of Stable Diffusion's scheduler
+
+
+def stable_diffusion(folder: Path, prediction: str = "epsilon") -> Path:
     """Stable Diffusion 1.x; with ``prediction="v_prediction"`` as 2.1 at 768 pixels."""
     import diffusers
 
     torch.manual_seed(0)
-    schedule = getattr(diffusers, scheduler)(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
+    schedule = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction, **PUBLISHED
     )
     return _save(
         folder,
@@ -28,7 +37,7 @@ def stable_diffusion(folder: Path, prediction: str = "epsilon", scheduler: str =
     )
 
 
-def sdxl(folder: Path, scheduler: str = "EulerDiscreteScheduler") -> Path:
+def sdxl(folder: Path) -> Path:
     """Two text encoders, pooled vector, time ids."""
     import diffusers
 
@@ -39,7 +48,9 @@ def sdxl(folder: Path, scheduler: str = "EulerDiscreteScheduler") -> Path:
         "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
         "use_linear_projection": True,
     }
-    schedule = getattr(diffusers, scheduler)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    schedule = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+    )
     return _save(
         folder,
         diffusers.StableDiffusionXLPipeline(
@@ -101,7 +112,9 @@ def deepfloyd(folder: Path) -> Path:
         resnet_time_scale_shift="scale_shift",
         act_fn="gelu",
     )
-    schedule = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
+    schedule = diffusers.DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=False
+    )
     return _save(
         folder,
         diffusers.IFPipeline(
@@ -185,6 +198,64 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "prx": prx,
     "prx_pixel": prx_pixel,
 }
+
+
+def single_file(folder: Path, path: Path) -> Path:
+    """The pipeline of ``stable_diffusion`` as one safetensors file in the layout of the original code (LDM)."""
+    from safetensors.torch import save_file
+
+    pipeline = stock(folder)
+    layers = pipeline.unet.config.layers_per_block
+    tensors = {f"model.diffusion_model.{ldm_unet(k, layers)}": v for k, v in pipeline.unet.state_dict().items()}
+    last = len(pipeline.vae.config.block_out_channels) - 1
+    for name, tensor in pipeline.vae.state_dict().items():
+        square = re.search(r"to_(q|k|v|out\.0)\.weight$", name)  # the original has convolutions of one pixel there
+        tensors[f"first_stage_model.{ldm_vae(name, last)}"] = tensor[:, :, None, None] if square else tensor
+    for name, tensor in pipeline.text_encoder.state_dict().items():
+        tensors[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def ldm_unet(name: str, layers: int) -> str:
+    """diffusers' name of a UNet's tensor -> the original code's."""
+    down, up = layers + 1, layers + 1
+
+    def place(found: re.Match[str]) -> str:
+        side, block, part, layer = found[1], int(found[2]), found[3], int(found[4])
+        if part == "downsamplers":
+            return f"input_blocks.{(block + 1) * down}.0.op"
+        if part == "upsamplers":
+            return f"output_blocks.{block * up + layers}.1.conv"  # blocks above it have no attention here
+        number = block * down + layer + 1 if side == "down" else block * up + layer
+        return f"{'input' if side == 'down' else 'output'}_blocks.{number}.{int(part == 'attentions')}"
+
+    name = re.sub(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)(?:\.conv(?=\.(?:weight|bias)$))?", place, name)
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda found: f"middle_block.{2 * int(found[1])}", name)
+    return _renamed(name.replace("mid_block.attentions.0", "middle_block.1"), {
+        "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+        "conv_in.": "input_blocks.0.0.", "conv_norm_out": "out.0", "conv_out": "out.2",
+        ".norm1.": ".in_layers.0." if "transformer" not in name else ".norm1.", ".conv1": ".in_layers.2",
+        ".norm2.": ".out_layers.0." if "transformer" not in name else ".norm2.", ".conv2": ".out_layers.3",
+        "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+    })  # fmt: skip
+
+
+def ldm_vae(name: str, last: int) -> str:
+    """diffusers' name of an autoencoder's tensor -> the original's, which counts the decoder's blocks downwards."""
+    name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{last - int(found[1])}", name.replace("down_blocks", "down"))
+    return _renamed(name, {
+        "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2",
+        "mid_block.attentions.0": "mid.attn_1", "resnets": "block", "downsamplers.0": "downsample",
+        "upsamplers.0": "upsample", "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut",
+        "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
+    })  # fmt: skip
+
+
+def _renamed(name: str, parts: dict[str, str]) -> str:
+    for old, new in parts.items():
+        name = name.replace(old, new)
+    return name
 
 
 def vae(channels: int, **extra: Any) -> Any:
@@ -294,5 +365,41 @@ def _save(folder: Path, pipeline: Any) -> Path:
                 for parameter in part.parameters():
                     if not parameter.any():
                         parameter.normal_(std=0.02)
-    pipeline.save_pretrained(folder)
+    with silent():
+        pipeline.save_pretrained(folder)
     return folder
+
+
+def stock(folder: Path) -> Any:
+    """The folder as anyone loads it with diffusers, in float32."""
+    import diffusers
+
+    with silent():
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def follow(
+    prior: Prior, texts: list[Query], scale: float, times: Sequence[float], states: Sequence[Tensor]
+) -> list[float]:
+    """How far our steps are from a stock sampler's: it went from ``states[i]`` at ``times[i]`` to ``states[i + 1]``.
+
+    Every deterministic sampler of first order is x_t' = alpha(t') x0 + sigma(t') eps in variance-preserving units,
+    which is what ``states`` are in; at the end t' = 0, x0 itself. ``texts``: unconditional, conditional.
+    """
+    errors = []
+    for i in range(len(times)):
+        t = torch.full((len(states[i]),), times[i])
+        with torch.no_grad():
+            uncond, cond = prior.predict_noise(states[i], t, texts)
+        eps = uncond + scale * (cond - uncond)
+        x0 = to_x0(eps, states[i], *alpha_sigma(prior.schedule, t, eps))
+        step = x0
+        if i + 1 < len(times):
+            alpha, sigma = alpha_sigma(prior.schedule, torch.full_like(t, times[i + 1]), eps)
+            step = alpha * x0 + sigma * eps
+        errors.append(float((step - states[i + 1]).abs().max() / states[i + 1].abs().max()))
+    return errors

@@ -16,20 +16,25 @@ def add_lora(pipeline: type, network: Any, files: Sequence[str], scale: float) -
     """The network with every LoRA of ``files`` merged in. ``pipeline`` is diffusers' class, which knows the formats."""
     for number, file in enumerate(files):
         state, alphas, metadata = _lora(pipeline, network, file)
-        name = f"lora{number}"
-        if hasattr(pipeline, "load_lora_into_unet"):
-            pipeline.load_lora_into_unet(state, alphas, unet=network, adapter_name=name, metadata=metadata)
-        else:
-            pipeline.load_lora_into_transformer(state, transformer=network, adapter_name=name, metadata=metadata)  # type: ignore[attr-defined]
-        if name not in getattr(network, "peft_config", {}):
-            if not any(key.startswith("text_encoder") for key in state):
-                raise DreamforgeError(
-                    f"No tensor of the LoRA {file} fits this model's network: it was made for another."
-                )
-            continue
-        network.fuse_lora(lora_scale=scale, adapter_names=[name])
-        network.unload_lora()
+        name, fitting = f"lora{number}", True
+        try:
+            _inject(pipeline, network, state, alphas, name, metadata)
+            fitting = name in getattr(network, "peft_config", {})
+        except Exception as error:  # peft and diffusers raise what they please for tensors that fit nowhere
+            raise DreamforgeError(f"The LoRA {file} does not fit this model: it was made for another one.") from error
+        if fitting:
+            network.fuse_lora(lora_scale=scale, adapter_names=[name])
+            network.unload_lora()
+        elif not any(key.startswith("text_encoder") for key in state):
+            raise DreamforgeError(f"No tensor of the LoRA {file} fits this model: it was made for another one.")
     return network
+
+
+def _inject(pipeline: Any, network: Any, state: dict[str, Any], alphas: Any, name: str, metadata: Any) -> None:
+    if hasattr(pipeline, "load_lora_into_unet"):
+        pipeline.load_lora_into_unet(state, alphas, unet=network, adapter_name=name, metadata=metadata)
+    else:
+        pipeline.load_lora_into_transformer(state, transformer=network, adapter_name=name, metadata=metadata)
 
 
 def add_to_text(pipeline: Any, lora: Sequence[str], scale: float, inversions: Sequence[str]) -> None:
