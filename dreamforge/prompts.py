@@ -3,7 +3,9 @@
 The angles, their order and the Perp-Neg weights are those of threestudio; azimuth 0 is the front.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from dreamforge.types import Cameras, Condition, DreamforgeError, Embedding, Prior
 
 SIDE, FRONT, BACK, OVERHEAD = range(4)
+VIEW_WORDS = ("side", "front", "back", "overhead")  # in that order
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class ViewPrompts:
     back: str = ", back view"
     overhead: str = ", top view"
     perp_neg: bool = False  # blend the texts of neighbouring views and add the wrong ones as negatives
+    debias: str = ""  # folder of a masked language model (BERT) that drops words which speak against a view; "": off
 
     def __post_init__(self) -> None:
         for name, most in (("front_deg", 180.0), ("back_deg", 180.0), ("overhead_deg", 90.0)):
@@ -38,7 +42,8 @@ class ViewPrompts:
         if not text.strip():
             raise DreamforgeError("The prompt is empty; write what to make, for example 'a red mushroom'.")
         suffixes = [self.side, self.front, self.back, self.overhead]
-        views = prior.embed([text + suffix for suffix in suffixes])
+        texts = debiased(text, MaskedLanguageModel(Path(self.debias))) if self.debias else [text] * 4
+        views = prior.embed([text + suffix for text, suffix in zip(texts, suffixes, strict=True)])
         # Calls of their own: a prior may pad the rows of one call to the longest.
         empty = prior.embed([""]) if negative else None
         return Prompts(self, views, prior.embed([text]), prior.embed([negative]), empty)
@@ -132,3 +137,54 @@ def _perp_neg(
         (pick(FRONT, SIDE, OVERHEAD), torch.where(overhead, none, -first)),
         (pick(SIDE, FRONT, OVERHEAD), torch.where(overhead, none, -second)),
     )
+
+
+def debiased(text: str, view_probability: Callable[[str], Tensor]) -> list[str]:
+    """The text for each direction, without the words that speak against it (Hong et al., arXiv 2303.15413).
+
+    ``view_probability(text)`` is p(view | text) ``[4]``, side, front, back, overhead. A word is dropped from the text
+    of a view where p_full / (p_full / 2 + p_part / 2) < 0.95, p_part that of the text without the word: where the word
+    makes the view less likely. The threshold is threestudio's.
+    """
+    words = text.split()
+    full = view_probability(text)
+    kept: list[list[str]] = [[] for _ in VIEW_WORDS]
+    for k, word in enumerate(words):
+        part = view_probability(" ".join(words[:k] + words[k + 1 :]))
+        for view, ratio in enumerate((full / (0.5 * full + 0.5 * part)).tolist()):
+            if ratio >= 0.95:
+                kept[view].append(word)
+    return [" ".join(view) for view in kept]
+
+
+class MaskedLanguageModel:
+    """p(view word | text) by a masked language model of transformers, as BERT, in a local folder."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.model = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self.words = self.tokenizer.convert_tokens_to_ids(list(VIEW_WORDS))
+            known = self.tokenizer.mask_token_id is not None and self.tokenizer.unk_token_id not in self.words
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise DreamforgeError(
+                f"prompts.debias is '{folder}', but a folder of a masked language model with safetensors weights, for "
+                f"example a copy of google-bert/bert-base-uncased, was expected ({reason}): set it to that, or to ''."
+            ) from error
+        if not known:
+            raise DreamforgeError(
+                f"The language model in '{folder}' does not know all of the words {', '.join(VIEW_WORDS)} and a mask; "
+                "use another model for prompts.debias, for example google-bert/bert-base-uncased."
+            )
+
+    @torch.no_grad()
+    def __call__(self, text: str) -> Tensor:
+        """``[4]``, summing to 1: how well each view word fills the gap in a sentence about the text."""
+        sentence = f"This image is depicting a {self.tokenizer.mask_token} view of {text}"
+        tokens = self.tokenizer(sentence, return_tensors="pt", truncation=True)
+        (gap,) = (tokens.input_ids[0] == self.tokenizer.mask_token_id).nonzero()
+        p: Tensor = self.model.eval()(**tokens).logits[0, gap[0]].softmax(-1)[self.words]
+        return p / p.sum()

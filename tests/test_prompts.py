@@ -15,8 +15,10 @@ from dreamforge.prompts import (
     OVERHEAD,
     SIDE,
     SIDE_BACK,
+    MaskedLanguageModel,
     ViewPrompts,
     blend,
+    debiased,
     directions,
     shifted_decay,
 )
@@ -142,3 +144,69 @@ def test_wrong_input():
         ViewPrompts().build("  ", Counting())
     with pytest.raises(DreamforgeError, match="overhead_deg"):
         ViewPrompts(overhead_deg=100)
+
+
+def table(probabilities):
+    """p(view | text) from a table; a text that is not in it says nothing about the view."""
+    return lambda text: torch.tensor(probabilities.get(text, [0.25, 0.25, 0.25, 0.25]))
+
+
+def test_debiasing_drops_the_words_that_speak_against_a_view():
+    """A word goes where p_full / (p_full/2 + p_part/2) < 0.95: "smiling" makes the back less likely than without it."""
+    p = {
+        "a smiling cat": [0.25, 0.6, 0.05, 0.1],
+        "smiling cat": [0.25, 0.6, 0.05, 0.1],  # "a" says nothing
+        "a cat": [0.3, 0.3, 0.3, 0.1],
+        "a smiling": [0.25, 0.58, 0.06, 0.11],  # "cat": 0.05 / 0.055 = 0.91 at the back, 0.1 / 0.105 = 0.952 on top
+    }
+    side, front, back, overhead = debiased("a smiling cat", table(p))
+    assert (side, front, back, overhead) == ("a cat", "a smiling cat", "a", "a smiling cat")
+    assert debiased("a smiling cat", table({})) == ["a smiling cat"] * 4
+
+
+def masked_language_model(folder, words=("side", "front", "back", "overhead")):
+    """A BERT of the genuine classes, tiny and random, saved as a user's would be."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    text = ["This", "image", "is", "depicting", "a", "view", "of", "hat", "red", *words]
+    vocabulary = {word: k for k, word in enumerate([*special, *text])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = BertForMaskedLM(BertConfig(vocab_size=len(vocabulary), initializer_range=2.0, **sizes))
+    model.save_pretrained(folder)
+
+
+def test_a_masked_language_model_from_a_folder(tmp_path):
+    masked_language_model(tmp_path)
+    model = MaskedLanguageModel(tmp_path)
+    p, other = model("a red hat"), model("a hat")
+    assert p.shape == (4,) and p.sum().item() == pytest.approx(1) and not torch.allclose(p, other)
+    texts = []
+
+    class Listening(Counting):
+        def embed(self, prompts):
+            texts.extend(prompts)
+            return Embedding({"n": torch.zeros(len(prompts), 1)})
+
+    ViewPrompts(debias=str(tmp_path)).build("a red hat", Listening())
+    suffixes = [", side view", ", front view", ", back view", ", top view"]
+    assert texts[:4] == [a + b for a, b in zip(debiased("a red hat", model), suffixes, strict=True)]
+    assert texts[4] == "a red hat", "the plain text stays whole"
+
+
+def test_a_folder_without_a_language_model_is_said(tmp_path):
+    with pytest.raises(DreamforgeError, match=r"prompts.debias is .*bert-base-uncased.*or to ''") as error:
+        ViewPrompts(debias=str(tmp_path)).build("a hat", Counting())
+    assert "\n" not in str(error.value)
+    masked_language_model(tmp_path, words=("side", "front", "back"))
+    with pytest.raises(DreamforgeError, match="does not know all of the words side, front, back, overhead"):
+        ViewPrompts(debias=str(tmp_path)).build("a hat", Counting())
