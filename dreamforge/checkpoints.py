@@ -98,11 +98,17 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> State:
 
 def load_optimiser_state(optimiser: torch.optim.Optimizer, state: State) -> None:
     """Give back what ``optimiser_state`` took; learning rates stay as the optimiser has them."""
+    parameters = dict(enumerate(parameter for group in optimiser.param_groups for parameter in group["params"]))
     slots: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in state.items():
         index, _, key = name.partition("/")
-        slots.setdefault(int(index), {})[key] = tensor
+        slots.setdefault(int(index), {})[key] = _laid_out(tensor, parameters[int(index)])
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _laid_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A moment in the memory order of its parameter, which the fused kernel takes for granted; a file is row-major."""
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
 
 
 def _complete(folder: Path) -> list[Path]:
