@@ -157,13 +157,12 @@ def prx(folder: Path) -> Path:
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
     }  # fmt: skip
     config = T5GemmaConfig(encoder=sizes, decoder=sizes, is_encoder_decoder=False)
-    _save(
-        folder,
-        diffusers.PRXPipeline(
+    with silent():
+        made = diffusers.PRXPipeline(
             _prx_transformer(8), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), T5GemmaEncoder(config.encoder),
             t5_tokenizer(), vae(8, scaling_factor=0.5, shift_factor=0.25), default_sample_size=32,
-        ),
-    )  # fmt: skip
+        )  # fmt: skip
+    _save(folder, made)
     config.save_pretrained(folder / "text_encoder")  # the published folder has the config of the whole T5Gemma
     return folder
 

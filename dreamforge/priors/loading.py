@@ -102,7 +102,9 @@ def load(source: Source, parts: dict[str, Any], dtype: torch.dtype) -> Any:
     import diffusers
 
     cls = getattr(diffusers, source.pipeline)
-    absent = {name: None for name in ("safety_checker", "feature_extractor", "image_encoder", "watermarker")}
+    index = weights.read_json(source.folder / "model_index.json", source.model)
+    absent = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder", "watermarker"))
+    absent |= {name: None for name, value in index.items() if value == [None, None]}
     accepted = set(cls._get_signature_keys(cls)[0])
     parts = {name: part for name, part in {**absent, **parts}.items() if name in accepted}
     if "requires_safety_checker" in cls._get_signature_keys(cls)[1]:
