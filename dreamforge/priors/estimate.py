@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dreamforge.priors import pretrained, weights
@@ -185,10 +185,13 @@ class Meter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
         self.flops += 0 if count is None else count(*args, **(kwargs or {}), out_val=result)
-        tree_map_only(Tensor, self._add, result)
+        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        for one in tree_leaves(result):
+            if isinstance(one, Tensor) and one.untyped_storage()._cdata not in given:  # no view, not in place
+                self._add(one)
         return result
 
-    def _add(self, tensor: Tensor) -> Tensor:
+    def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self.known:
@@ -196,7 +199,6 @@ class Meter(TorchDispatchMode):
             self.live += size
             self.peak = max(self.peak, self.live)
             weakref.finalize(storage, self._remove, key, size)
-        return tensor
 
     def _remove(self, key: int, size: int) -> None:
         self.known.discard(key)
