@@ -13,7 +13,17 @@ import torch
 import dreamforge
 from dreamforge.files import hashes
 
-PACKAGES = ("torch", "diffusers", "transformers", "numpy", "omegaconf", "safetensors", "scikit-image", "trimesh")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "omegaconf",
+    "peft",
+    "safetensors",
+    "scikit-image",
+    "trimesh",
+)
 
 
 def manifest(device: torch.device, folders: Sequence[Path]) -> bytes:

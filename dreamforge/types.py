@@ -286,7 +286,10 @@ class Timesteps(Protocol):
 
 @runtime_checkable
 class Noise(Protocol):
-    """Draws the noise of one step; may see cameras and geometry. ``draws`` > 1 averages over several per render."""
+    """Draws the noise of one step; may see cameras and geometry. ``draws`` > 1 averages over several per render.
+
+    A spec whose noise stays for a run is ``build(seed)``: it returns one of these.
+    """
 
     draws: int
 

@@ -212,6 +212,8 @@ def test_the_start_is_a_function_of_the_seed_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before), "the global generator is left alone"
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
+    a, b = (torch.cat([v.flatten() for name, v in one.items() if f".lora_{letter}." in name]) for letter in "AB")
+    assert a.std().item() == pytest.approx(1 / 4, rel=0.1) and not b.any(), "A ~ N(0, 1/rank^2), B = 0"
 
 
 @every_family

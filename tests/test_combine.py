@@ -2,7 +2,9 @@
 
 import torch
 
-from dreamforge.guidance.combine import cfg, perp, perp_neg
+from dreamforge.guidance.combine import Predictions, cfg, empty_text, perp, predict, steering
+from dreamforge.guidance.sds import SDS
+from dreamforge.types import Condition
 
 
 def draw(count: int):
@@ -34,6 +36,10 @@ def test_perp():
     torch.testing.assert_close(perp(a, torch.zeros_like(b)), a)  # no direction, nothing to remove
 
 
+def perp_neg(uncond, pos, negatives, scale):
+    return Predictions(uncond, pos, steering(uncond, pos, negatives)).guided(scale)
+
+
 def test_perp_neg_is_cfg_without_negatives_or_weight():
     uncond, pos, neg = draw(3)
     assert torch.equal(perp_neg(uncond, pos, [], 7.5), cfg(uncond, pos, 7.5))
@@ -54,3 +60,31 @@ def test_perp_neg_by_hand():
             expected = expected + 2 * w[k] * (n - (n @ e) / (e @ e) * e)
         torch.testing.assert_close(got[k].flatten(), expected)
         torch.testing.assert_close((got - uncond)[k].flatten() @ e, 2 * e @ e)
+
+
+class Listening:
+    """A prior that answers each query with its number and remembers the cameras it was told."""
+
+    def predict_noise(self, x_t, t, queries):
+        self.asked = [(query.text, query.cameras) for query in queries]
+        return [torch.full_like(x_t, float(k)) for k in range(len(queries))]
+
+
+def test_one_batched_question_for_all_texts():
+    """Unconditional, text, negatives; switches leave out cameras and negatives; another uncond may take its place."""
+    x_t, camera = torch.zeros(2, 3, 4, 4), object()
+    condition = Condition("text", "plain", "uncond", ((("far"), torch.tensor([0.0, -1.0])),), camera, empty="empty")
+    for spec, expected in [
+        (SDS(), [("uncond", camera), ("text", camera), ("far", camera)]),
+        (SDS(uncond_camera=False), [("uncond", None), ("text", camera), ("far", camera)]),
+        (SDS(use_camera=False), [("uncond", None), ("text", None), ("far", None)]),
+        (SDS(perp_neg=False), [("uncond", camera), ("text", camera)]),
+    ]:
+        listening = Listening()
+        eps = predict(spec, listening, x_t, torch.zeros(2), condition)
+        assert listening.asked == expected
+        assert eps.uncond.eq(0).all() and eps.text.eq(1).all() and eps.strength() == 1.0
+        torch.testing.assert_close(eps.guided(3.0), torch.full_like(x_t, 3.0))  # "far" is parallel: nothing to add
+    predict(SDS(perp_neg=False), listening, x_t, torch.zeros(2), condition, uncond=empty_text(condition))
+    assert listening.asked == [("empty", camera), ("text", camera)]
+    assert empty_text(Condition("text", "plain", "uncond")) == "uncond"

@@ -73,7 +73,7 @@ def test_pixels_of_a_view_share_no_cell_and_so_are_independent() -> None:
 
 def test_views_share_noise_as_they_share_cells() -> None:
     """Covariance over runs = |A and B| / sqrt(|A| |B|), for all pixels of three views; far less behind the object."""
-    cameras, runs = around(0.0, 0.1, math.pi), 4000
+    cameras, runs = around(0.0, 0.1, math.pi), 2000
     render = sphere(cameras)
     wanted = expected(Consistent(background="fresh").build(0), cameras, render)
     noise = many(Consistent(background="fresh"), cameras, render, runs).flatten(1)
@@ -171,7 +171,7 @@ def test_a_recipe_draws_it_from_the_seed_of_the_run() -> None:
 
 
 def test_more_draws_lower_the_variance_of_the_gradient_as_one_over_n() -> None:
-    """Var of the mean of n independent draws = Var / n: the step of a picture, over 600 seeds, n = 1 and 8."""
+    """Var of the mean of n independent draws = Var / n: the step of a picture, over 400 seeds, n = 1 and 6."""
     recipe = config.load(
         "canvas",
         [
@@ -186,7 +186,7 @@ def test_more_draws_lower_the_variance_of_the_gradient_as_one_over_n() -> None:
 
     def gradients(draws: int) -> Tensor:
         found = []
-        for seed in range(600):
+        for seed in range(400):
             work.scene.load_state({"logits": logits})
             optimiser = torch.optim.SGD(work.scene.param_groups(), lr=1.0)
             optimiser.param_groups[0]["lr"] = 1.0
@@ -194,11 +194,11 @@ def test_more_draws_lower_the_variance_of_the_gradient_as_one_over_n() -> None:
             found.append(logits - work.scene.state()["logits"])
         return torch.stack(found)
 
-    one, eight = gradients(1), gradients(8)
-    ratio = (one.var(0).mean() / eight.var(0).mean()).item()
-    assert ratio == pytest.approx(8, rel=0.12)
-    error = ((one.var(0) + eight.var(0)) / 600).sqrt()
-    assert ((one.mean(0) - eight.mean(0)).abs() < 5 * error).all(), "the mean stays"
+    one, six = gradients(1), gradients(6)
+    ratio = (one.var(0).mean() / six.var(0).mean()).item()
+    assert ratio == pytest.approx(6, rel=0.12)
+    error = ((one.var(0) + six.var(0)) / 400).sqrt()
+    assert ((one.mean(0) - six.mean(0)).abs() < 5 * error).all(), "the mean stays"
 
 
 def test_wrong_settings() -> None:

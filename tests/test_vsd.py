@@ -282,3 +282,5 @@ def test_wrong_settings_are_said() -> None:
     ]:
         with pytest.raises(DreamforgeError, match=words):
             Estimator(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(DreamforgeError, match=r"no key 'rnk' in guidance.estimator: did you mean 'rank'"):
+        config.load("canvas", ["guidance={use: vsd.VSD, estimator: {rnk: 2}}"])

@@ -87,8 +87,9 @@ def perp(a: Tensor, b: Tensor) -> Tensor:
 
 
 def steering(uncond: Tensor, pos: Tensor, negatives: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Perp-Neg's direction ``e_pos + sum_i w_i perp(e_i, e_pos)``, e = prediction - uncond; e_pos without negatives.
+    """``e_pos + sum_i w_i perp(e_i, e_pos)``, e = prediction - uncond; e_pos alone without negatives.
 
+    Perp-Neg (Armandpour et al., arXiv 2304.04968): push away from texts without undoing the wanted one.
     ``negatives`` are pairs of (prediction ``[B,C,h,w]``, weight ``[B]``); a negative weight pushes away.
     """
     e_pos = pos - uncond
@@ -96,8 +97,3 @@ def steering(uncond: Tensor, pos: Tensor, negatives: Sequence[tuple[Tensor, Tens
     for eps, weight in negatives:
         total = total + per_view(weight.to(uncond), uncond) * perp(eps - uncond, e_pos)
     return total
-
-
-def perp_neg(uncond: Tensor, pos: Tensor, negatives: Sequence[tuple[Tensor, Tensor]], scale: float) -> Tensor:
-    """Perp-Neg (Armandpour et al., arXiv 2304.04968): push away from texts without undoing the wanted one."""
-    return uncond + scale * steering(uncond, pos, negatives)
