@@ -51,9 +51,9 @@ def examine_recipe(recipe: Recipe, device: torch.device) -> list[Finding]:
             text += "; too little: take a smaller --vram, fewer views, or a smaller prior.size"
         findings.append(Finding("weights", one.missing or f"'{one.model}' is on this machine", bool(one.missing)))
         findings.append(Finding("memory", text, peak > most))
-        step, total = one.seconds / max(recipe.steps, 1), one.seconds / 60
+        step, minutes = one.seconds / max(recipe.steps, 1), one.seconds / 60
         how = f"{step:.2g} s a step, from {one.cost.flops / 1e12:.2g} TFLOP and the speed of a matrix product here"
-        long = f"{total:.2g} minutes" if total < 100 else f"{total / 60:.2g} hours"
+        long = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
         findings.append(Finding("time", f"about {long} for {recipe.steps} steps with {one.model}: {how}"))
     return findings or [Finding("recipe", f"'{recipe.name}' uses no pretrained model: a GB of memory is enough")]
 

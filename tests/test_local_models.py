@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from dreamforge import runs
-from dreamforge.config import load
+from dreamforge import config, runs
+from dreamforge.assembly import Priors, build_stage
+from dreamforge.config import build, dump, load
+from dreamforge.engine import StepInfo, fit
 from dreamforge.priors import known, weights
 from dreamforge.priors.pretrained import FAMILIES, Pretrained, family_of
 from dreamforge.priors.stable_diffusion import StableDiffusion
@@ -308,12 +311,40 @@ def test_every_command_is_understood_by_the_tool(name: str, monkeypatch: pytest.
 
 
 def test_a_prompts_options_survive_the_recipe(folders: dict[str, Path]) -> None:
-    from omegaconf import OmegaConf
-
-    from dreamforge.config import build, dump
-
     made = load("canvas", ["prior.use=sdxl.SDXL", "prior.lora=[a.safetensors]", "prior.vram=8"], {"prompt": SECRET})
     content = OmegaConf.to_container(OmegaConf.create(dump(made)))
     assert isinstance(content, dict) and build({str(k): v for k, v in content.items()}) == made
     assert made.stages[0].terms[0].prior.lora == ("a.safetensors",)
     assert "HF_TOKEN" not in os.environ or os.environ["HF_TOKEN"] not in dump(made)
+
+
+TINY_SCENE = [
+    "resolution=12", "steps=2", "scene.levels=4", "scene.log2_entries=10", "scene.coarsest=4", "scene.finest=32",
+    "scene.samples=24", "scene.occupancy_cells=16", "scene.hidden=16", "prior.precision=float32",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "family"), [("dreamfusion-sd", "stable_diffusion"), ("dreamfusion-if", "deepfloyd")])
+def test_the_paper_recipes_run_with_tiny_weights(name: str, family: str, folders: dict[str, Path]) -> None:
+    made = load(name, [*TINY_SCENE, f"prior.model={folders[family]}"], {"prompt": SECRET})
+    work = build_stage(made, 0, Priors(torch.device("cpu")))
+    before = {key: value.clone() for key, value in work.scene.state().items()}
+    heard: list[StepInfo] = []
+    fit(work.scene, work.terms, work.optimiser, 2, seed=0, on_step=heard.append)
+    assert len(heard) == 2 and all(torch.tensor(list(info.metrics.values())).isfinite().all() for info in heard)
+    assert {"sparsity", "orientation", "grad"} <= set(heard[0].metrics)
+    assert any(not torch.equal(value, before[key]) for key, value in work.scene.state().items())
+
+
+@pytest.mark.parametrize("name", ["dreamfusion-sd", "dreamfusion-if"])
+def test_the_paper_recipes_name_the_source_of_every_value(name: str) -> None:
+    text = config.available()[name].read_text("utf-8")
+    values = text[text.index("steps:") : text.index("export:")].splitlines()
+    bare = [line for line in values if "#" not in line and not line.endswith(":") and not line.startswith("noise:")]
+    assert bare == []
+    paper = load(name).paper
+    assert paper["arxiv"] == "2209.14988" and set(paper["needs"]) == {"weights", "memory", "time"}
+    assert all(set(entry) == {"key", "theirs", "ours", "reason"} for entry in paper["departures"])
+    model = load(name).stages[0].terms[0].prior.model
+    assert f"{known.KNOWN[model].gigabytes} GB" in paper["needs"]["weights"]
+    assert known.KNOWN[model].licence in paper["needs"]["weights"]
