@@ -67,12 +67,14 @@ def remove_partial(folder: str | os.PathLike[str]) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of the files below a folder, by their relative path."""
+    """sha256 of the files below a folder, by their relative path; of a single file, by its name."""
     found = {}
-    for path in sorted(folder.rglob("*")):
+    for path in [folder] if folder.is_file() else sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[path.relative_to(folder).as_posix() if path != folder else path.name] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
     return found
 
 

@@ -15,6 +15,7 @@ from dreamforge import config, runs
 from dreamforge.assembly import Priors, build_stage
 from dreamforge.config import build, dump, load
 from dreamforge.engine import StepInfo, fit
+from dreamforge.files import hashes
 from dreamforge.priors import known, weights
 from dreamforge.priors.pretrained import FAMILIES, Pretrained, family_of
 from dreamforge.priors.stable_diffusion import StableDiffusion
@@ -145,7 +146,7 @@ def test_a_single_file_of_the_original_layout_is_the_folder(folders: dict[str, P
         (a,), (b,) = (prior.predict_noise(x_t, t, [Query(prior.embed([SECRET]))]) for prior in (one, many))
     assert a.equal(b) and one.encode(torch.rand(1, 8, 8, 3), 0).shape == x_t.shape
     v = StableDiffusion(str(file), config=str(base), precision="float32", prediction="v").build()
-    assert v.convention.prediction == "v"
+    assert v.convention.prediction == "v" and set(hashes(v.folder)) == {file.name}
     message = told("configuration and tokenizer of 'sd15'", file)
     assert '--include "*.txt"' in message and "unet/*" not in message
     told("has no model_index.json", file, config=str(tmp_path))
@@ -247,6 +248,18 @@ def test_models_of_other_kinds_are_told(folders: dict[str, Path], tmp_path: Path
     tiny.unet(tiny.WIDTH, in_channels=9).save_pretrained(folder / "unet")
     (folder / "model_index.json").write_text(json.dumps(index))
     told("takes 9 channels, but the noisy picture has 4", folder)
+
+
+def test_options_without_a_meaning_are_told(folders: dict[str, Path]) -> None:
+    told(
+        "size 33 was given, but this model's pictures have a multiple of 2 pixels", folders["stable_diffusion"], size=33
+    )
+    told("a multiple of 4 pixels", folders["sd3"], size=30)
+    told("student_steps -1 was given", folders["stable_diffusion"], student_steps=-1)
+    told("prediction 'v' was given for a flow model", folders["sd3"], prediction="v")
+    told("diffusers reads none for PixArtAlphaPipeline", folders["pixart"], lora=("a.safetensors",))
+    told("There is no model 'taesdd'.*did you mean 'taesd'", folders["stable_diffusion"], tiny_vae="taesdd")
+    told("vram 5 was given", folders["stable_diffusion"], vram=5)
 
 
 def test_a_scheduler_without_a_discrete_diffusion_is_told(folders: dict[str, Path], tmp_path: Path) -> None:

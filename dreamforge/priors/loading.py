@@ -54,6 +54,7 @@ def open_stock(family: Family, spec: Any, device: torch.device | str) -> StockPr
         return whole
 
     size = options.size or pipeline.config.get("default_sample_size") or network.config["sample_size"] * shrink(vae)
+    check_size(size, shrink(vae) * network.config.get("patch_size", 1))
     meaning = _on(options, family.convention(pipeline), device)
     parts = Loaded(network, vae, meaning, size, source.path, load_text)
     return StockPrior(family, options, parts, device, limits)
@@ -79,6 +80,11 @@ def _on(options: Options, found: Convention, device: torch.device) -> Convention
     schedule, prediction = found.schedule, found.prediction
     if isinstance(schedule, DiscreteSchedule):
         schedule = DiscreteSchedule(schedule.alphas_cumprod.to(device))  # once: the loop must not wait for a copy
+        if not 0 <= options.student_steps <= len(schedule.alphas_cumprod):
+            raise DreamforgeError(
+                f"student_steps {options.student_steps} was given, but a student has from 1 to "
+                f"{len(schedule.alphas_cumprod)} steps, SDXL-Turbo and Lightning 4; 0 is no student."
+            )
         if options.student_steps:
             schedule = StudentSchedule(schedule, options.student_steps)
     if options.prediction != "auto":
@@ -145,6 +151,12 @@ def check_channels(network: Any, vae: Any, source: Source) -> None:
             "inpainting or otherwise conditioned model, or the autoencoder is another model's; use its text-to-image "
             "version."
         )
+
+
+def check_size(size: int, step: int) -> None:
+    """Raise DreamforgeError for a size of pictures that the autoencoder and the network cannot divide."""
+    if size < 1 or size % step:
+        raise DreamforgeError(f"size {size} was given, but this model's pictures have a multiple of {step} pixels.")
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class StockPrior:
         self._cut: dict[str, tuple[int, int]] = {}
         self.size = loaded.size
         self._shift, self._scale = (0.0, 1.0) if self.vae is None else _latent_units(self.vae, device)
-        if self.vae is not None and limits.frugal:
+        if self.vae is not None and limits.frugal and self.vae._supports_gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
 
     def encode(self, rgb: Tensor, seed: int) -> Tensor:
@@ -136,7 +136,6 @@ class StockPrior:
                 z = z + torch.cat([posterior.std for posterior in posteriors]).float() * noise
         return (z - self._shift) * self._scale
 
-    @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
         if self.vae is not None:
             z = (x / self._scale + self._shift).to(self.vae.dtype)
