@@ -71,10 +71,9 @@ def hashes(folder: Path) -> dict[str, str]:
     found = {}
     for path in [folder] if folder.is_file() else sorted(folder.rglob("*")):
         if path.is_file():
+            name = path.name if path == folder else path.relative_to(folder).as_posix()
             with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix() if path != folder else path.name] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
