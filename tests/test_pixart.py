@@ -56,8 +56,8 @@ def test_prxs_steps_are_the_stock_pipelines(kind: str, tmp_path: Path) -> None:
         width=32, use_resolution_binning=False, output_type="latent",
         callback_on_step_end=lambda _p, _i, _t, got: flow.append(got["latents"]) or got,
     )  # fmt: skip
-    times = pipeline.scheduler.sigmas
-    states = [z / per_view(prior.schedule.norm(t[None]), z) for z, t in zip(flow, times, strict=True)]
+    times, c = pipeline.scheduler.sigmas, {"latent": 1.0, "pixel": 2.0}[kind]
+    states = [z / torch.hypot(1 - t, c * t) for z, t in zip(flow, times, strict=True)]
     texts = [Query(prior.embed([text])) for text in (NEGATIVE, PROMPT)]
     assert prior.convention.prediction == {"latent": "flow", "pixel": "x0"}[kind]
     assert max(tiny.follow(prior, texts, 3.0, times[1:-1].tolist(), states[1:])[:2]) < 1e-4

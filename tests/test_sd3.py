@@ -39,7 +39,7 @@ def test_our_steps_are_the_stock_pipelines(folder: Path) -> None:
     )  # fmt: skip
     times = pipeline.scheduler.sigmas
     assert times[0] == pytest.approx(3 * 0.9 / (1 + 2 * 0.9)) and times[-1] == 0
-    states = [z / per_view(prior.schedule.norm(t[None]), z) for z, t in zip(flow, times, strict=True)]
+    states = [z / torch.hypot(1 - t, t) for z, t in zip(flow, times, strict=True)]
     texts = [Query(prior.embed([text])) for text in (NEGATIVE, PROMPT)]
     assert max(tiny.follow(prior, texts, 3.0, times[:-1].tolist(), states)) < 1e-4
 
