@@ -43,7 +43,7 @@ class Balanced:
 
     @torch.no_grad()
     def grad(self, view: View, prior: Prior) -> Gradient:
-        """w(t) (a* g_c + (1 - a*) g_s) on ``view.x``. Stats: mean a*, and the CFG scale a* kappa/(1 - a*) that it is."""
+        """w(t) (a* g_c + (1 - a*) g_s) on ``view.x``. Stats: mean a*, and the CFG scale a* kappa/(1 - a*) it is."""
         eps = predict(self, prior, view.x_t, view.t, view.condition)
         alpha, sigma = alpha_sigma(prior.schedule, view.t, view.x)
         denoising = eps.uncond - view.noise
