@@ -115,11 +115,21 @@ SCENES = {
 }
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("stable_diffusion", "smoke"), ("sd3", "canvas")])
+@pytest.mark.parametrize(
+    ("name", "recipe", "guidance"),
+    [
+        ("stable_diffusion", "smoke", "sds.SDS"),
+        ("sd3", "canvas", "sds.SDS"),
+        ("stable_diffusion", "canvas", "vsd.VSD"),
+        ("deepfloyd", "canvas", "vsd.VSD"),
+    ],
+)
 def test_a_run_that_was_stopped_ends_in_the_same_bytes(
-    name: str, recipe: str, folders: dict[str, Path], tmp_path: Path
+    name: str, recipe: str, guidance: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    made = load(recipe, [*RUN, *SCENES[recipe], f"prior.model={folders[name]}"], {"prompt": SECRET, "device": "cpu"})
+    """SDS, and VSD with its estimator on the family's own network."""
+    given = [*RUN, *SCENES[recipe], f"prior.model={folders[name]}", f"guidance.use={guidance}"]
+    made = load(recipe, given, {"prompt": SECRET, "device": "cpu"})
     whole = runs.generate(made, tmp_path / "whole")
     steps: list[int] = []
     stopper = Listener(step=lambda progress: steps.append(progress.done), stop=lambda: len(steps) < 1)
