@@ -1,7 +1,10 @@
 """The folder of a run: when a run may be written to it, what it begins with, what a killed process left in it."""
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dreamforge.files import atomic_write, remove_partial
@@ -31,10 +34,12 @@ def check_free(path: Path, overwrite: bool) -> None:
     )
 
 
-def begin(path: Path, recipe: str, manifest: bytes) -> None:
-    """Clear away what an earlier run wrote, nothing else, and write what a run starts with.
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Make the folder and keep other processes from working on the run in it; the system lets go when this one ends.
 
-    ``recipe.yaml`` is the first to go and the last to come: a folder that has it is a run that can be resumed.
+    Raises DreamforgeError where another process has claimed it. Nothing is kept out where the system has no ``flock``
+    (Windows) or the file system refuses it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -42,6 +47,30 @@ def begin(path: Path, recipe: str, manifest: bytes) -> None:
         raise DreamforgeError(
             f"The output folder '{path}' cannot be made ({error.strerror}): choose another --out."
         ) from error
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DreamforgeError(
+                    f"Another process is working on the run in '{path}': wait for it, or choose another --out."
+                ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def begin(path: Path, recipe: str, manifest: bytes) -> None:
+    """Clear away what an earlier run wrote, nothing else, and write what a run starts with; the folder is there.
+
+    ``recipe.yaml`` is the first to go and the last to come: a folder that has it is a run that can be resumed.
+    """
     for file in [*(path / name for name in FILES), *path.glob("asset.*")]:
         file.unlink(missing_ok=True)
     for name in FOLDERS:

@@ -132,13 +132,19 @@ def generate(recipe: Recipe, out: str | Path, *, overwrite: bool = False, listen
         run_folder.check_free(run.path, overwrite)
     priors = Priors(devices.pick(recipe.device))
     check_memory(recipe, priors.device)
-    checkpoint = checkpoints.latest(run.path / "checkpoints") if known else None
-    start = _started(run, priors, checkpoint)
+    start, checkpoint = None, None
     if not known:
-        run_folder.begin(run.path, text, manifest(priors.device, priors.folders()))
-    for warning in [*priors.warnings(recipe), *thread_warning(run.path)]:
-        listener.warn(warning)
-    _carry_on(run, priors, start, checkpoint, listener)
+        start = _started(run, priors, checkpoint)  # what is wrong shows itself before the folder is made
+    with run_folder.claimed(run.path):
+        if known:
+            checkpoint = checkpoints.latest(run.path / "checkpoints")
+            start = _started(run, priors, checkpoint)
+        else:
+            run_folder.check_free(run.path, overwrite)
+            run_folder.begin(run.path, text, manifest(priors.device, priors.folders()))
+        for warning in [*priors.warnings(recipe), *thread_warning(run.path)]:
+            listener.warn(warning)
+        _carry_on(run, priors, start, checkpoint, listener)
     return run
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 import dreamforge
-from dreamforge import checkpoints, config, runs
+from dreamforge import checkpoints, config, run_folder, runs
 from dreamforge.assembly import Priors, build_stage
 from dreamforge.cameras import turntable
 from dreamforge.checkpoints import Checkpoint
 from dreamforge.config import Recipe
+from dreamforge.files import hashes
 from dreamforge.rng import derive
 from dreamforge.runs import Interrupted, Listener, Run
 from dreamforge.types import DreamforgeError, Gradient, NoMesh, ParamGroup, Prior, State, View
@@ -210,6 +211,18 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     runs.generate(canvas(), tmp_path / "run", listener=Listener(step=heard.append))
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
     assert heard == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_another_process_works_on_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    with pytest.raises(Interrupted):
+        runs.generate(canvas(), tmp_path / "run", listener=Listener(stop=lambda: True))
+    before = hashes(tmp_path / "run")
+    with run_folder.claimed(tmp_path / "run"), pytest.raises(DreamforgeError, match="Another process is working on"):
+        runs.generate(canvas(), tmp_path / "run", overwrite=overwrite)
+    assert hashes(tmp_path / "run") == before
+    assert runs.generate(canvas(), tmp_path / "run", overwrite=overwrite).asset.is_file()
 
 
 def test_a_folder_with_something_else_is_refused_and_kept(tmp_path: Path) -> None:
