@@ -67,7 +67,7 @@ def load_state(
 
     if not path.exists():
         return
-    state = load_file(path)
+    state = {name: value.clone() for name, value in load_file(path).items()}  # aligned, as products want to be repeated
     assign(model, {name: state[f"live.{name}"] for name in average})
     average.update({name: state[f"average.{name}"] for name in average})
     for k, optimiser in enumerate(optimisers):
