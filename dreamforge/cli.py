@@ -130,6 +130,8 @@ def _run_argument(parser: argparse.ArgumentParser) -> None:
 def _prior(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     train = _command(commands, "train", "train a prior on toybox pictures, or go on training", run="prior_train")
     train.add_argument("--out", required=True, help="folder of the prior")
+    models = "toybox in pixels and told cameras (default), latent a Stable Diffusion pipeline in small"
+    train.add_argument("--model", choices=["toybox", "latent"], default="toybox", help=models)
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the training: steps=2000")
     sample = _command(commands, "sample", "draw what the prior believes", run="prior_sample")

@@ -80,10 +80,16 @@ def list_choices(options: argparse.Namespace) -> Outcome:
 
 
 def prior_train(options: argparse.Namespace) -> Outcome:
-    from dreamforge.priors.training import Training, train
+    from dreamforge.priors import latent_training, training
 
-    settings: Training = typed(Training, parse(options.overrides), "training")
-    train(Path(options.out), settings, lambda text: print(text, file=sys.stderr), options.device)
+    if options.model == "latent":
+        latent: latent_training.LatentTraining = typed(
+            latent_training.LatentTraining, parse(options.overrides), "training"
+        )
+        latent_training.train(Path(options.out), latent, tell, options.device)
+    else:
+        pixels: training.Training = typed(training.Training, parse(options.overrides), "training")
+        training.train(Path(options.out), pixels, tell, options.device)
     return _made(Path(options.out))
 
 

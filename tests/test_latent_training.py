@@ -9,8 +9,11 @@ from safetensors.torch import load_file
 
 from dreamforge.priors import latent_training
 from dreamforge.priors.latent_training import LatentTraining, network_loss, new_parts, train, vae_loss
+from dreamforge.priors.pretrained import Pretrained, trained
+from dreamforge.priors.toybox import MAX_TOKENS, ToyboxPrior
 from dreamforge.rng import generator
 from dreamforge.toybox.pictures import Pictures, draw
+from dreamforge.types import Query
 
 TINY = LatentTraining(
     vae_steps=2, steps=4, toys=4, batch=2, size=32, latent_channels=4, vae_width=32, width=96, text_width=64,
@@ -40,6 +43,22 @@ def test_plain_diffusers_samples_it(folder: Path) -> None:
     assert picture.size == (32, 32)
     latents = pipeline.vae.encode(torch.rand(2, 3, 32, 32) * 2 - 1).latent_dist.mean
     assert latents.shape == (2, 4, 4, 4)
+
+
+def test_it_is_a_prior_as_stable_diffusion_is(folder: Path) -> None:
+    """The same class reads it, its words are its vocabulary, and its card says what was done."""
+    train(folder, TINY, lambda text: None)
+    assert isinstance(trained(str(folder)), Pretrained) and isinstance(trained(), ToyboxPrior)
+    prior = Pretrained(str(folder)).build()
+    text = prior.embed(["a red car", "a red unicorn"])
+    assert text.tensors["text"].shape == (2, MAX_TOKENS, TINY.text_width)
+    x = prior.encode(torch.rand(2, 32, 32, 3), 0)
+    (eps,) = prior.predict_noise(x, torch.tensor([0.3, 0.9]), [Query(text)])
+    assert eps.shape == x.shape == (2, 4, 4, 4) and eps.isfinite().all()
+    (warning,) = prior.warnings("a red unicorn")
+    assert "'unicorn'" in warning and prior.warnings("a red car") == []
+    card = (folder / "README.md").read_text()
+    assert "prior train --model latent" in card and "2 steps of the autoencoder, 4 of the network" in card
 
 
 def test_a_stopped_training_ends_in_the_same_weights(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

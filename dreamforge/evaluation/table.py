@@ -28,7 +28,7 @@ from dreamforge.evaluation.samples import right_samples
 from dreamforge.evaluation.sheet import sheet
 from dreamforge.evaluation.suites import Prompt
 from dreamforge.files import atomic_write
-from dreamforge.priors.toybox import ToyboxPrior
+from dreamforge.priors.pretrained import trained
 from dreamforge.types import DreamforgeError
 
 BLIND = "guidance.use_camera=false"
@@ -102,14 +102,16 @@ def efficiency(figures: dict[str, Any]) -> float | None:
 
 
 def prior(options: argparse.Namespace) -> None:
-    """Samples of trained and held-out pairs, camera given and dropped: ``prior.json`` and a sheet for each."""
+    """Samples of trained and held-out pairs, camera given (where it can be) and dropped: ``prior.json``, sheets."""
     if not 1 <= options.n <= 64:
         raise DreamforgeError(f"--n was given {options.n}, but expects a number of samples from 1 to 64.")
-    judge, model, prompts = shipped(), ToyboxPrior(options.folder).build(), suites.load("prior")
+    judge, model, prompts = shipped(), trained(options.folder).build(), suites.load("prior")
     out = options.out or Path("runs/prior-table")
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"command": f"python -m dreamforge.evaluation.table {' '.join(options.given)}"}
     for name, camera in (("camera given", True), ("camera dropped", False)):
+        if camera and not model.knows_cameras:
+            continue
         figures = right_samples(judge, model, prompts, count=options.n, camera=camera)
         first = figures.pop("first")
         found[name] = figures
@@ -153,7 +155,7 @@ def _row(
 
 def _in_2d(judge: Judge, prompts: Sequence[Prompt], folder: str, *, camera: bool) -> dict[str, Any]:
     _say("sampling the prior for the same prompts")
-    found = right_samples(judge, ToyboxPrior(folder).build(), prompts, count=SAMPLES, camera=camera)
+    found = right_samples(judge, trained(folder).build(), prompts, count=SAMPLES, camera=camera)
     return {"right in 2D": found["all"], "right in 2D of each prompt": found["prompts"]}
 
 

@@ -1,4 +1,4 @@
-"""The model card of the embedded prior: written from what the training recorded, never by hand."""
+"""The model cards of the embedded priors: written from what the training recorded, never by hand."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,16 @@ from dreamforge.toybox import captions
 from dreamforge.toybox.catalog import KINDS, pairs
 from dreamforge.toybox.colors import COLORS
 
-CARD = """---
+HEAD = """---
 license: apache-2.0
 library_name: diffusers
 pipeline_tag: text-to-image
 ---
-# dreamforge's embedded prior
+# dreamforge's {name}
 
-A small text-to-image diffusion model of toy objects, {size}x{size} pixels, in pixel space: diffusers'
+"""
+
+PIXELS = """A small text-to-image diffusion model of toy objects, {size}x{size} pixels, in pixel space: diffusers'
 `PRXPixelPipeline` (x0-prediction on a flow-matching state) with a {text_depth}-layer `CLIPTextModel` on word tokens.
 {parameters:.1f} million parameters, float16, averaged over training. Plain diffusers samples it:
 
@@ -26,19 +28,34 @@ A small text-to-image diffusion model of toy objects, {size}x{size} pixels, in p
 
 The camera is one more context token: sines and cosines of multiples of azimuth and elevation (`camera_token` in
 `dreamforge/priors/toybox.py`); left out by its mask it makes the plain model above.
+"""
 
+LATENTS = """A Stable Diffusion pipeline in small: diffusers' `StableDiffusionPipeline` with an `AutoencoderKL` (latents
+of {latent_channels} channels, an eighth of {size}x{size} pixels), a `UNet2DConditionModel` (eps-prediction, Stable
+Diffusion's schedule) and a {text_depth}-layer `CLIPTextModel` on word tokens. {parameters:.1f} million parameters,
+float16, averaged over training. Plain diffusers samples it:
+
+    from diffusers import DiffusionPipeline
+    pipe = DiffusionPipeline.from_pretrained(FOLDER)
+    pipe("a red mushroom", guidance_scale=4.0).images[0].resize((256, 256))
+
+It goes through the same code as Stable Diffusion, `prior={{use: stable_diffusion.StableDiffusion, model:
+toybox-latent}}`, and like it knows no cameras: views are words of the prompt.
+"""
+
+REST = """
 ## Data
 
 Pictures of the project's own procedural toys: {kinds} kinds, {colors} colours, {trained} (kind, colour) pairs
 trained and {held} held out (`assets/toybox/held_out.json`). {toys} toys were drawn from two views each; colours,
-backgrounds and mirror images anew in every batch. Views lean to the front; 45 % of the captions name the view. Text and
-camera are dropped independently (text {text_dropout}, camera {camera_dropout}). No other data, no other weights.
+backgrounds and mirror images anew in every batch. Views lean to the front; 45 % of the captions name the view.
+{dropout} No other data, no other weights.
 
 ## Training
 
     {command}
 
-{step} steps of {batch} pictures, {hours:.1f} hours on the machines it ran on, seed {seed}; log in `log.jsonl`, all
+{steps_done} of {batch} pictures, {hours:.1f} hours on the machines it ran on, seed {seed}; log in `log.jsonl`, all
 settings in `training.json`. An interrupted training goes on where it stopped.
 {history}{figures}
 ## Limits
@@ -46,8 +63,7 @@ settings in `training.json`. An interrupted training goes on where it stopped.
 It knows these words and nothing else: {words}.
 
 It draws toys on plain backgrounds, one at a time, lit from above, at {size}x{size} pixels. It is a laboratory for
-score distillation, not a picture generator. Use it at t >= 0.1 in bfloat16 and below that in float32: the error of a
-rounded x0 grows as alpha/sigma.
+score distillation, not a picture generator. {precision}
 """
 
 
@@ -55,21 +71,22 @@ def write_card(folder: Path) -> None:
     """(Re)write ``folder/README.md`` from training.json, log.jsonl and, if measured, figures.json."""
     training = json.loads((folder / "training.json").read_text())
     settings: dict[str, Any] = training["settings"]
+    latent = "latent_channels" in settings
     lines = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
     weights = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
-    changed = " ".join(f"{name}={settings[name]}" for name in ("steps", "toys", "lr") if name in settings)
-    text = CARD.format(
-        **{name: settings[name] for name in ("size", "text_depth", "toys", "batch", "seed")},
-        text_dropout=f"{settings['text_dropout']:.0%}",
-        camera_dropout=f"{settings['camera_dropout']:.0%}",
+    where = "--model latent --out assets/latent" if latent else "--out assets/prior"
+    names = ("vae_steps", "steps", "toys", "lr")
+    changed = " ".join(f"{name}={settings[name]}" for name in names if name in settings)
+    text = (HEAD + (LATENTS if latent else PIXELS) + REST).format(
+        **settings,
+        **(_of_latents(training) if latent else _of_pixels(training)),
         parameters=weights / 2 / 1e6,
         kinds=len(KINDS),
         colors=len(COLORS),
         trained=len(pairs(held=False)),
         held=len(pairs(held=True)),
-        step=training["step"],
         hours=sum(json.loads(line)["seconds"] for line in lines) / 3600,
-        command=f"dreamforge prior train --out assets/prior {changed}",
+        command=f"dreamforge prior train {where} {changed}",
         history="".join(f"\n- {line}" for line in training.get("history", [])) + "\n",
         figures=_figures(folder),
         words=", ".join(word for word in captions.words() if word.isalnum()),
@@ -78,9 +95,30 @@ def write_card(folder: Path) -> None:
     write_hashes(folder)
 
 
+def _of_pixels(training: dict[str, Any]) -> dict[str, str]:
+    settings = training["settings"]
+    text, camera = (f"{settings[f'{name}_dropout']:.0%}" for name in ("text", "camera"))
+    return {
+        "name": "embedded prior",
+        "steps_done": f"{training['step']} steps",
+        "dropout": f"Text and camera are dropped independently (text {text}, camera {camera}).",
+        "precision": "Use it at t >= 0.1 in bfloat16 and below that in float32: the error of a\n"
+        "rounded x0 grows as alpha/sigma.",
+    }
+
+
+def _of_latents(training: dict[str, Any]) -> dict[str, str]:
+    return {
+        "name": "embedded latent prior",
+        "steps_done": f"{training.get('vae', 0)} steps of the autoencoder, {training.get('network', 0)} of the network",
+        "dropout": f"The text is dropped from {training['settings']['text_dropout']:.0%} of them.",
+        "precision": "Its latents are eight pixels wide each: what is smaller is the\nautoencoder's guess.",
+    }
+
+
 def write_hashes(folder: Path) -> None:
     """(Re)write ``folder/SHA256SUMS`` of everything that belongs to the pipeline; ``dreamforge doctor`` checks it."""
-    working = ("pictures-", "state.", "log.", "SHA256SUMS")  # files of the training itself
+    working = ("pictures-", "state", "log.", "SHA256SUMS")  # files of the training itself
     lines = [f"{sha}  {name}\n" for name, sha in hashes(folder).items() if not name.startswith(working)]
     atomic_write(folder / "SHA256SUMS", "".join(lines).encode())
 

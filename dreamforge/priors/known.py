@@ -57,6 +57,8 @@ KNOWN = {
     "taesd3": Known("madebyollin/taesd3", "", "MIT", 0.01, ("*.safetensors",)),
 }  # fmt: skip
 
+EMBEDDED = {"toybox-latent": "latent"}  # models that come with the package, and their folders in assets/
+
 WITHDRAWN = {
     "runwayml/stable-diffusion-v1-5": "sd15",
     "stabilityai/stable-diffusion-2-1": "sd21",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import devices
+from dreamforge.priors.card import write_card
 from dreamforge.priors.examples import batches, cached_pictures, new_tokenizer
 from dreamforge.priors.parametrisation import DiscreteSchedule
 from dreamforge.priors.toybox import MAX_TOKENS, quiet
@@ -232,6 +233,7 @@ def save(out: Path, parts: dict[str, Any], done: dict[str, Any], settings: Laten
     known = json.loads((out / "training.json").read_text()) if (out / "training.json").exists() else {}
     card = {**done, "settings": asdict(settings), "history": known.get("history", [])}
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
+    write_card(out)
 
 
 def _load_as_float32(path: Path) -> None:

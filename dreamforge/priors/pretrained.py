@@ -8,6 +8,7 @@ import torch
 from dreamforge.priors import deepfloyd, pixart, prx, sd3, sdxl, stable_diffusion, weights
 from dreamforge.priors.loading import open_stock
 from dreamforge.priors.stock import Family, Precision, StockPrior
+from dreamforge.priors.toybox import ToyboxPrior
 from dreamforge.types import DreamforgeError
 
 FAMILIES = (
@@ -54,3 +55,14 @@ def family_of(source: weights.Source) -> Family:
     raise DreamforgeError(
         f"'{source.model}' is a {source.pipeline}, which no prior reads: the known pipelines are {known}."
     )
+
+
+def trained(folder: str = "") -> "ToyboxPrior | Pretrained":
+    """The spec of a prior that `dreamforge prior train` wrote; "" the embedded one.
+
+    In pixels it is a ``ToyboxPrior``, which is told cameras; in latents a model like any other of its family.
+    Raises DreamforgeError where the folder holds no pipeline.
+    """
+    if not folder or weights.find(folder).pipeline == "PRXPixelPipeline":
+        return ToyboxPrior(folder)
+    return Pretrained(folder)

@@ -10,7 +10,7 @@ from dreamforge import pictures
 from dreamforge.files import atomic_write
 from dreamforge.guidance.combine import cfg
 from dreamforge.priors.parametrisation import alpha_sigma, to_x0
-from dreamforge.priors.toybox import ToyboxPrior
+from dreamforge.priors.pretrained import trained
 from dreamforge.rng import generator
 from dreamforge.types import Cameras, Prior, Query
 
@@ -44,8 +44,8 @@ def sample(
 
 
 def sample_sheet(folder: Path, prompt: str, n: int, seed: int, path: Path) -> list[str]:
-    """Write ``n`` pictures of one prompt by the toybox prior in ``folder``, side by side; returns its warnings."""
-    prior = ToyboxPrior(str(folder)).build()
+    """Write ``n`` pictures of one prompt by the prior in ``folder``, side by side; returns its warnings."""
+    prior = trained(str(folder)).build()
     drawn = [sample(prior, [prompt], seed=seed + i)[0] for i in range(n)]
     drawn += [torch.ones_like(drawn[0])] * (-n % min(n, COLUMNS))
     rows = [torch.cat(drawn[i : i + COLUMNS], 1) for i in range(0, len(drawn), COLUMNS)]

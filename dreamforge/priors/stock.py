@@ -26,7 +26,7 @@ from dreamforge.priors.parametrisation import (
     per_view,
     to_eps,
 )
-from dreamforge.priors.toybox import quiet
+from dreamforge.priors.toybox import quiet, vocabulary_warnings
 from dreamforge.rng import generator
 from dreamforge.types import DreamforgeError, Embedding, Query, Schedule, TrainablePrior
 
@@ -110,6 +110,7 @@ class StockPrior:
         self._text: Any = None  # the pipeline with its text encoders, between the first text and the first prediction
         self._rows: dict[str, dict[str, Tensor]] = {}
         self._cut: dict[str, tuple[int, int]] = {}
+        self._words: Any = None  # the tokenizer, where it knows whole words only
         self.size = loaded.size
         self._shift, self._scale = (0.0, 1.0) if self.vae is None else _latent_units(self.vae, device)
         if self.vae is not None and limits.frugal and self.vae._supports_gradient_checkpointing:
@@ -152,6 +153,7 @@ class StockPrior:
                 self._text = self._text or self._load_text()
                 tensors = self.family.embed(self._text, new, self.size)
                 self._cut.update(_too_long(self._text, new, self.family.readers))
+                self._words = _word_level(self._text.tokenizer)
             for row, prompt in enumerate(new):
                 self._rows[prompt] = {name: _plain(tensor[row]).to(self.device) for name, tensor in tensors.items()}
         rows = [self._rows[prompt] for prompt in prompts]
@@ -201,14 +203,16 @@ class StockPrior:
         )
 
     def warnings(self, prompt: str) -> list[str]:
-        """One sentence if the text, with the view words at its end, was too long to be read completely."""
+        """A sentence if the text with its view words was too long to be read, or has words that were never learnt."""
+        unknown = [] if self._words is None else vocabulary_warnings(self._words, prompt)
         long = [length for text, length in self._cut.items() if text.startswith(prompt)]
         if not long:
-            return []
+            return unknown
         tokens, limit = max(long)
         return [
+            *unknown,
             f"The prompt with its view words has {tokens} tokens, but {self.family.title} reads {limit}: its end, the "
-            "view words first, is lost; shorten it."
+            "view words first, is lost; shorten it.",
         ]
 
 
@@ -271,6 +275,12 @@ def shrink(vae: Any) -> int:
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().float() if tensor.is_floating_point() else tensor.detach().bool()
+
+
+def _word_level(tokenizer: Any) -> Any:
+    """The tokenizer if it has no pieces of words, so that an unknown word means nothing to its model; else None."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return tokenizer if backend is not None and type(backend.model).__name__ == "WordLevel" else None
 
 
 def _too_long(pipeline: Any, prompts: Sequence[str], readers: dict[str, int]) -> dict[str, tuple[int, int]]:

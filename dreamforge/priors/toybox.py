@@ -92,15 +92,7 @@ class ToyboxModel:
 
     def warnings(self, prompt: str) -> list[str]:
         """One sentence if the prompt holds words that the model never saw; empty otherwise."""
-        unknown = unknown_words(self.tokenizer, prompt)
-        if not unknown:
-            return []
-        known = list(self.tokenizer.get_vocab())
-        hints = "; ".join(f"{word!r} (near: {', '.join(nearest_words(word, known)) or 'none'})" for word in unknown)
-        return [
-            f"The embedded prior does not know {hints}: it runs on without them; `dreamforge prior info` lists its "
-            "words, and a bigger prior (`prior.use=...`) understands your own."
-        ]
+        return vocabulary_warnings(self.tokenizer, prompt)
 
 
 def predict_noise(network: Any, exact: Any, x_t: Tensor, t: Tensor, queries: Sequence[Query]) -> list[Tensor]:
@@ -135,6 +127,19 @@ def unknown_words(tokenizer: Any, prompt: str) -> list[str]:
     pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(prompt.lower())
     vocabulary = tokenizer.get_vocab()
     return [word for word, _ in pieces if word not in vocabulary]
+
+
+def vocabulary_warnings(tokenizer: Any, prompt: str) -> list[str]:
+    """One sentence if the prompt holds words that an embedded prior never saw; empty otherwise."""
+    unknown = unknown_words(tokenizer, prompt)
+    if not unknown:
+        return []
+    known = list(tokenizer.get_vocab())
+    hints = "; ".join(f"{word!r} (near: {', '.join(nearest_words(word, known)) or 'none'})" for word in unknown)
+    return [
+        f"The embedded prior does not know {hints}: it runs on without them; `dreamforge prior info` lists its "
+        "words, and a bigger prior (`prior.use=...`) understands your own."
+    ]
 
 
 def network_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamforge.priors.known import KNOWN, Known, known
+from dreamforge import data
+from dreamforge.priors.known import EMBEDDED, KNOWN, Known, known
 from dreamforge.types import DreamforgeError
 
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
@@ -44,7 +45,7 @@ def find(model: str, config: str = "") -> Source:
     ``config`` is the folder with configurations and tokenizers for a single file, "" the cache's of its family.
     Raises DreamforgeError when it is not there, not complete or not a model.
     """
-    path = Path(model).expanduser()
+    path = data.asset(EMBEDDED[model]) if model in EMBEDDED else Path(model).expanduser()
     if path.is_file():
         pipeline, base = recognise(path)
         folder = Path(config).expanduser() if config else cached(base, configs_only=True)
@@ -66,8 +67,9 @@ def cached(model: str, configs_only: bool = False) -> Path:
 
     entry = known(model)
     if entry is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        near = difflib.get_close_matches(model, KNOWN, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known names are {', '.join(KNOWN)}."
+        names = [*EMBEDDED, *KNOWN]
+        near = difflib.get_close_matches(model, names, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known names are {', '.join(names)}."
         raise DreamforgeError(
             f"There is no model '{model}', neither a folder, a .safetensors file, a repository owner/name nor a known "
             f"name: {hint}"
