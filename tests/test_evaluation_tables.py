@@ -110,6 +110,12 @@ def test_suites_keep_their_rules() -> None:
     assert len(kinds[0] & kinds[1]) == max(0, 56 - len(KINDS))
     pairs = [{(p.asked.kind, p.asked.color) for p in suite} for suite in (table_, tuning)]
     assert not pairs[0] & pairs[1]
+    canvas, canvas_tuning = drawn["canvas-32"], drawn["canvas-tuning-8"]
+    assert _counts(canvas) == {TRAINED: 24, HELD_OUT: 8} and _counts(canvas_tuning) == {TRAINED: 6, HELD_OUT: 2}
+    judged, tuned = ({p.asked.kind for p in suite} for suite in (canvas, canvas_tuning))
+    assert len(judged) == 32 and len(tuned) == 8 and not judged & tuned
+    assert not {(p.asked.kind, p.asked.color) for p in canvas_tuning} & pairs[0]
+    assert not {(p.asked.kind, p.asked.color) for p in canvas} & pairs[1]
     for prompt in [p for suite in drawn.values() for p in suite]:
         asked = prompt.asked
         assert wanted(prompt.prompt) == asked
