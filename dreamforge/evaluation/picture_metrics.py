@@ -10,7 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from dreamforge.evaluation.network import SIZE, Judge, Labels
+from dreamforge.evaluation.network import Judge, Labels
 from dreamforge.evaluation.verdict import Votes
 from dreamforge.evaluation.wanted import Wanted
 from dreamforge.render.light import srgb_to_linear
@@ -19,6 +19,11 @@ CLIPPED = 1.5 / 255  # a channel this near to 0 or 1 shows nothing any more
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 WHITE = (0.95047, 1.0, 1.08883)  # D65
 TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
+
+
+def as_saved(pictures: Tensor) -> Tensor:
+    """The pictures as a file of 8 bits holds them: what is published can be measured again."""
+    return (pictures.clamp(0, 1) * 255).round() / 255
 
 
 def saturation(pictures: Tensor) -> Tensor:
@@ -48,7 +53,7 @@ def color_distance(pictures: Tensor, truths: Tensor) -> Tensor:
     """
     ours, theirs = (lab(_middle(some)).flatten(1, 2).sort(1).values for some in (pictures, truths))
     apart = (ours[:, None] - theirs[None]).abs().mean(2)  # [B,R,3]
-    return apart.norm(dim=-1).mean(1)
+    return apart.square().sum(-1).sqrt().mean(1)
 
 
 def sharpness(pictures: Tensor) -> Tensor:
@@ -82,7 +87,8 @@ def ranks_first(labels: Labels, votes: Votes, own: int, prompts: Sequence[Wanted
     scores = votes.kind[:, kinds] + votes.color[:, colors]
     others = scores.clone()
     others[:, own] = -torch.inf
-    return scores[:, own] > others.amax(1)
+    first: Tensor = scores[:, own] > others.amax(1)
+    return first
 
 
 def _middle(pictures: Tensor) -> Tensor:
@@ -92,9 +98,3 @@ def _middle(pictures: Tensor) -> Tensor:
 
 def _mean_distance(rows: Tensor) -> float:
     return float(torch.stack([(a - b).norm() for a, b in combinations(rows, 2)]).mean())
-
-
-def checked(pictures: Tensor) -> Tensor:
-    """The pictures as a file of 8 bits holds them, so that what is published can be measured again."""
-    assert pictures.shape[1:3] == (SIZE, SIZE)
-    return (pictures.clamp(0, 1) * 255).round() / 255

@@ -13,7 +13,7 @@ from dreamforge.toybox.pictures import FOV, choose_color, compose, shade_of, toy
 
 
 def true_renders(asked: Wanted, count: int, seed: int, size: int = 64) -> Tensor:
-    """``[count,size,size,3]`` sRGB: proportions, shade, view and background drawn anew for each, a function of ``seed``.
+    """``[count,size,size,3]`` sRGB: proportions, shade, view and background are drawn anew for each from ``seed``.
 
     Views and backgrounds are those of the training pictures, which lean to the front; no accessory. ``asked`` names a
     colour.
