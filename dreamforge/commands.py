@@ -69,6 +69,13 @@ def evaluate(options: argparse.Namespace) -> Outcome:
     return Outcome(lines, {"status": "done", "runs": judged})
 
 
+def compare(options: argparse.Namespace) -> Outcome:
+    from dreamforge import compare
+
+    rows = compare.compare(Path(options.first), Path(options.second), Path(options.out), tell)
+    return Outcome([*compare.lines(rows), options.out], {"status": "done", "path": options.out, "rows": rows})
+
+
 def reproduce(options: argparse.Namespace) -> Outcome:
     from dreamforge.reproduce import suite
 

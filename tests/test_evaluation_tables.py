@@ -208,14 +208,6 @@ def test_the_table_of_assets(tmp_path: Path, judge: Judge, monkeypatch: Any, cap
     assert len((tmp_path / "table.jsonl").read_text().splitlines()) == 3
 
 
-def test_two_tables_are_compared_by_pairs(tmp_path: Path, capsys: Any) -> None:
-    for name, outcomes in (("a", [True, True, True]), ("b", [True, False, False])):
-        rows = [{"prompt": str(i), "right": outcome} for i, outcome in enumerate(outcomes)]
-        (tmp_path / name).write_text(json.dumps({"rows": rows}))
-    assert table.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert json.loads(capsys.readouterr().out)["difference"] == pytest.approx(2 / 3)
-
-
 def test_efficiency() -> None:
     assert table.efficiency({"right": {"share": 0.6}, "right in 2D": {"share": 0.8}}) == 0.75
     assert table.efficiency({"right": {"share": 0.6}, "right in 2D": {"share": 0.0}}) is None
