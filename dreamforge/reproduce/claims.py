@@ -39,9 +39,9 @@ METRICS = {
     "colour diversity": "mean CIELAB distance between the seeds of a prompt, pixel by pixel",
     "evaluations": "predictions of the network for one picture",
     "seconds": "for one picture",
-    "variance": "log2 of the gradient's variance on x",
-    "variance per evaluation": "log2 of (the gradient's variance on x times evaluations)",
-    "variance per second": "log2 of (the gradient's variance on x times seconds)",
+    "variance": "of an element of the gradient on x, mean over elements",
+    "variance per evaluation": "the variance times the network's evaluations that a step takes for a picture",
+    "variance per second": "the variance times the seconds that a step takes for a picture",
 }
 
 

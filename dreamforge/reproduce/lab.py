@@ -162,7 +162,7 @@ class Lab:
         """The variance of the gradient on x, over independent steps at pictures that stay; per picture, mean element.
 
         The pictures are true renders, and the run's learning rate is 0. The engine's division by the number of
-        pictures is undone.
+        pictures is undone. No logarithm: that of a variance from few steps is too low on average, the fewer the lower.
         """
         (content,) = job.runs
         count = content["views"]
@@ -173,10 +173,10 @@ class Lab:
             gradients = torch.stack(self.meter.gradients) * count
         finally:
             self.meter.gradients = None
-        variance = gradients.var(0).flatten(1).mean(1).clamp_min(1e-30).log2().cpu()
+        variance = gradients.var(0).flatten(1).mean(1).cpu()
         each = content["steps"] * count
         costs = {"": 1.0, " per evaluation": painted.evaluations / each, " per second": sum(painted.steps) / each}
-        return {f"variance{name}": (variance + torch.tensor(cost).log2()).tolist() for name, cost in costs.items()}
+        return {f"variance{name}": (variance * cost).tolist() for name, cost in costs.items()}
 
     def _pictures(self, job: Job) -> tuple[Tensor, dict[str, list[float]]]:
         if job.method == TRUE:

@@ -88,7 +88,8 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
         numbers = (_number(claim["difference"], "+"), _number(claim["error"]), str(claim["n"]))
         cells = (claim["sentence"], claim["source"], claim["metric"] + margin, pair, *numbers)
         plain = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-        rows.append(f'<tr>{plain}<td class="{claim["verdict"]}">{claim["verdict"]}</td></tr>')
+        verdict = claim["verdict"]
+        rows.append(f'<tr>{plain}<td class="{verdict.replace(" ", "-")}">{verdict}</td></tr>')
     return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table>"
 
 

@@ -16,18 +16,18 @@ JUDGING, TUNING = "canvas-32", "canvas-tuning-8"
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured; ``repeats`` independent gradients make one variance, ``truths`` renders one reference."""
+    """How much is measured; ``draws`` noises in all make one variance, ``truths`` renders one reference."""
 
     prompts: int = 32
     tuning_prompts: int = 8
     tuning_seeds: int = 2
     steps: int = 150
     truths: int = 16
-    repeats: int = 16
+    draws: int = 64
 
 
 FULL = Scale()
-QUICK = Scale(prompts=4, tuning_prompts=1, tuning_seeds=1, steps=6, truths=4, repeats=3)  # shows that it works
+QUICK = Scale(prompts=4, tuning_prompts=1, tuning_seeds=1, steps=6, truths=4, draws=16)  # shows that it works
 
 
 def judging_prompts(scale: Scale) -> list[Prompt]:
@@ -39,11 +39,10 @@ def tuning_prompts(scale: Scale) -> list[Prompt]:
 
 
 def tuning(scale: Scale) -> list[Job]:
-    """Every setting of every family on every tuning prompt, by the first method of the family."""
+    """Every setting of every family on every tuning prompt, by the family's tuned method."""
     jobs = []
-    for family, tried in TRIED.items():
-        method = next(method for method in METHODS if method.family == family)
-        for number, values in enumerate(tried):
+    for method in (method for method in METHODS if method.tuned):
+        for number, values in enumerate(TRIED[method.family]):
             for prompt in tuning_prompts(scale):
                 runs = _runs(method, prompt, scale.steps, scale.tuning_seeds, values)
                 jobs.append(Job("tuning", method.name, prompt, runs, number))
@@ -63,10 +62,18 @@ def judging(scale: Scale, chosen: Mapping[str, int]) -> list[Job]:
 
 
 def variance(scale: Scale) -> list[Job]:
-    """For every prompt and number of draws the gradient at pictures that stay: a learning rate of 0."""
+    """For every prompt and number of draws the gradient at pictures that stay: a learning rate of 0.
+
+    Each number gets as many evaluations, so more draws a step means fewer steps to take the variance of.
+    """
     still: Values = {"scene.lr": 0.0}
     return [
-        Job("variance", f"draws-{draws}", prompt, (_content(prompt, scale.repeats, SEEDS, drawing(draws), still),))
+        Job(
+            "variance",
+            f"draws-{draws}",
+            prompt,
+            (_content(prompt, scale.draws // draws, SEEDS, drawing(draws), still),),
+        )
         for prompt in judging_prompts(scale)
         for draws in DRAWS
     ]
@@ -81,10 +88,10 @@ def choose(rows: Sequence[Row]) -> tuple[dict[str, int], dict[str, list[dict[str
     chosen: dict[str, int] = {}
     tried: dict[str, list[dict[str, Any]]] = {}
     for family, settings in TRIED.items():
-        names = [method.name for method in METHODS if method.family == family]
+        (name,) = [method.name for method in METHODS if method.family == family and method.tuned]
         found: list[dict[str, Any]] = []
         for number, values in enumerate(settings):
-            own = [row["metrics"] for row in rows if row["method"] in names and row["setting"] == number]
+            own = [row["metrics"] for row in rows if row["method"] == name and row["setting"] == number]
             right = fmean(value for one in own for value in one["right"])
             error = fmean(value for one in own for value in one.get("saturation error", [1.0]))
             found.append({"setting": values, "right": round(right, 4), "saturation error": round(error, 4)})
