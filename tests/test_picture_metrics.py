@@ -1,18 +1,23 @@
 """Metrics of flat pictures against known colours and known pictures; true renders; sheets that can be read back."""
 
+import io
+
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dreamforge.evaluation import picture_metrics as metrics
+from dreamforge.evaluation import truths
 from dreamforge.evaluation.judge import shipped
 from dreamforge.evaluation.network import Judge, Labels
 from dreamforge.evaluation.samples import judged
-from dreamforge.evaluation.sheet import cut, sheet
+from dreamforge.evaluation.sheet import LETTER, cut, sheet
 from dreamforge.evaluation.truths import true_renders
 from dreamforge.evaluation.verdict import Votes
 from dreamforge.evaluation.wanted import Wanted, right
 from dreamforge.rng import generator
+from dreamforge.toybox.objects import make
 
 LABELS = Labels.of_toybox()
 
@@ -58,6 +63,8 @@ def test_sharpness_is_in_octaves_of_energy() -> None:
     torch.testing.assert_close(metrics.sharpness(picture / 2), sharp - 2.0, atol=1e-3, rtol=0)
     blurred = torch.nn.functional.avg_pool2d(picture.movedim(-1, 1), 3, 1, 1).movedim(1, -1)
     assert (metrics.sharpness(blurred) < sharp - 2).all()
+    ramp = torch.linspace(0, 1, 16).view(1, 1, 16, 1).expand(1, 16, 16, 3)
+    assert float(metrics.sharpness(ramp)) < -30  # a slope has no edge
 
 
 def test_diversity_is_the_mean_over_pairs() -> None:
@@ -87,9 +94,12 @@ def test_the_own_prompt_must_rank_first_of_all() -> None:
     assert metrics.ranks_first(LABELS, votes, 1, prompts).tolist() == [False, False, False]
 
 
-def test_true_renders_show_what_was_asked_and_differ() -> None:
+def test_true_renders_show_what_was_asked_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(truths, "make", lambda kind, worn, seed: (seeds.append(seed), make(kind, worn, seed))[1])
     asked = Wanted("apple", "blue")
     renders = true_renders(asked, 4, seed=5)
+    assert len(set(seeds)) == 4  # proportions of their own
     assert renders.shape == (4, 64, 64, 3) and renders.min() >= 0 and renders.max() <= 1
     assert torch.equal(renders, true_renders(asked, 4, seed=5))
     assert not torch.equal(renders, true_renders(asked, 4, seed=6))
@@ -101,5 +111,7 @@ def test_true_renders_show_what_was_asked_and_differ() -> None:
 def test_pictures_come_back_from_a_sheet() -> None:
     pictures = [metrics.as_saved(picture) for picture in torch.rand(5, 6, 20, 3, generator=generator(3))]
     content = sheet(pictures, [("words", "below")] * 5, [True] * 5, columns=2)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.width < 3 * 20 < 3 * (6 + 2 * LETTER) < image.height  # two columns, three rows
     for back, picture in zip(cut(content, 5, 6, 20, 2), pictures, strict=True):
         torch.testing.assert_close(back, picture)
