@@ -127,16 +127,25 @@ def test_the_gradient_is_heard_once_a_step_as_the_engine_adds_it_up(lab: Lab, dr
     torch.testing.assert_close(after, still, atol=1 / 255, rtol=0)
 
 
-def test_independent_draws_divide_the_variance(lab: Lab) -> None:
-    """V(8) = V(1) / 8, so variance times evaluations stays, and neither is read off a biased logarithm."""
-    jobs = {job.method: job for job in plan.variance(replace(TINY, draws=256)) if job.prompt == PROMPTS[0]}
-    assert [jobs[f"draws-{draws}"].runs[0]["steps"] * draws for draws in DRAWS] == [256] * 4
-    one, eight = (lab.variance(jobs[name]) for name in ("draws-1", "draws-8"))
-    ratio = sum(one["variance"]) / sum(eight["variance"])
-    assert 5.5 < ratio < 11
-    costs = {name: [b / a for a, b in zip(found["variance"], found["variance per evaluation"], strict=True)]
-             for name, found in (("one", one), ("eight", eight))}  # fmt: skip
-    assert costs["one"] == pytest.approx([2.0] * 4) and costs["eight"] == pytest.approx([16.0] * 4)
+@dataclass(frozen=True)
+class Noisy:
+    """A guidance whose gradient is the draw's own noise: of variance 1."""
+
+    def grad(self, view: View, prior: Prior) -> Gradient:
+        return Gradient(view.noise)
+
+
+def test_the_variance_is_that_of_the_guidance_and_draws_divide_it(lab: Lab) -> None:
+    """1 for one draw, 1/8 for eight, whatever the number of pictures; read off as many draws in all."""
+    jobs = {job.method: job for job in plan.variance(replace(TINY, draws=64)) if job.prompt == PROMPTS[0]}
+    assert [jobs[f"draws-{draws}"].runs[0]["steps"] * draws for draws in DRAWS] == [64] * 4
+    for draws in (1, 8):
+        job = jobs[f"draws-{draws}"]
+        noisy = replace(job, runs=({**job.runs[0], "guidance": {"use": f"{__name__}.Noisy"}},))
+        assert lab.variance(noisy)["variance"] == pytest.approx([1 / draws] * 4, rel=0.15)
+        found = lab.variance(job)  # of SDS: two evaluations a draw
+        ratio = [b / a for a, b in zip(found["variance"], found["variance per evaluation"], strict=True)]
+        assert ratio == pytest.approx([2.0 * draws] * 4)
 
 
 # --- rows ---
