@@ -266,7 +266,7 @@ def test_every_command_has_help(ask: Any) -> None:
         "toybox",
         "doctor",
     ]
-    assert all(re.search(rf"^    {command} ", text, re.MULTILINE) for command in commands)
+    assert all(re.search(rf"^    {command}\b", text, re.MULTILINE) for command in commands)
     for command in [*map(str.split, commands), *(["prior", name] for name in ("train", "sample", "info"))]:
         assert ask(*command, "--help").code == 0
     assert ask("--version").out[0].startswith("dreamforge ")

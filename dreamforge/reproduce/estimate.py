@@ -50,7 +50,7 @@ def kind_of(method: Method) -> str:
     return method.family if method.apart or method.family != "vsd" else method.name
 
 
-def seconds(lab: Lab, jobs: Sequence[Job], known: Mapping[str, Kind], judging: float) -> float:
+def seconds(jobs: Sequence[Job], known: Mapping[str, Kind], judging: float) -> float:
     """Of all jobs; ``judging`` seconds for each that makes pictures."""
     total = 0.0
     for job in jobs:

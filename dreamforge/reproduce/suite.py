@@ -92,8 +92,11 @@ def present(names: Sequence[str], say: Say) -> list[tuple[NamedPrior, dict[str, 
 
 def forecast(lab: Lab, named: NamedPrior, scale: Scale, rows: Rows, say: Say) -> float:
     """Seconds that are left for a prior, measured now, and said with what they rest on."""
-    first = dict.fromkeys(TRIED, 0)
-    jobs = [*plan.tuning(scale), *plan.judging(scale, first), *plan.variance(scale)]
+    tuning = plan.tuning(scale)
+    tuned = [rows.rows[job.key] for job in tuning if job.key in rows.rows]
+    # Until tuning is done nobody knows what it chooses; the first settings cost about as much.
+    chosen = plan.choose(tuned)[0] if len(tuned) == len(tuning) else dict.fromkeys(TRIED, 0)
+    jobs = [*tuning, *plan.judging(scale, chosen), *plan.variance(scale)]
     missing = estimate.remaining(jobs, rows.rows)
     if not missing:
         say(f"{named.name}: every row is there")
@@ -102,13 +105,13 @@ def forecast(lab: Lab, named: NamedPrior, scale: Scale, rows: Rows, say: Say) ->
     known = estimate.kinds(lab, prompt)
     truth, judging = estimate.overhead(lab)
     prompts = {job.prompt.prompt for job in missing}
-    total = estimate.seconds(lab, missing, known, judging) + len(prompts) * truth
+    total = estimate.seconds(missing, known, judging) + len(prompts) * truth
     counts = ", ".join(f"{count} rows of {stage}" for stage, count in estimate.by_stage(missing).items())
     for line in estimate.table(known):
         say(line)
     say(
         f"{named.name}: about {total / 60:.0f} minutes for {counts}. This rests on {estimate.TIMED} timed steps of "
-        f"each kind ('{prompt}'), on {torch.get_num_threads()} threads under the machine's present load; "
+        f"each kind ('{prompt}') under the machine's present load (threads: {torch.get_num_threads()}); "
         "rest is backward passes, the optimiser and the method's own arithmetic."
     )
     return total
