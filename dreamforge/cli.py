@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     _run_argument(_command(commands, "render", "render the turntable of a run again"))
     evaluate = _command(commands, "eval", "let the evaluator judge the assets of runs", run="evaluate")
     evaluate.add_argument("paths", nargs="+", metavar="RUN", help="folder of a run")
+    _compare(_command(commands, "compare", "compare runs of two settings, paired by prompt and seed"))
+    _reproduce(_command(commands, "reproduce", "measure published claims about methods again"))
     listed = _command(commands, "list", "say what there is to choose from", run="list_choices")
     listed.add_argument("what", choices=["recipes", "guidance", "priors", "scenes"])
     _prior(_command(commands, "prior", "train, sample or describe the embedded prior").add_subparsers(required=True))
@@ -110,6 +112,21 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     _vram(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key, as guidance.cfg_scale=30")
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    for name, metavar in (("first", "A"), ("second", "B")):
+        parser.add_argument(name, metavar=metavar, help="a run, a folder of runs, or the table.json of a suite")
+    parser.add_argument("--out", default="compare.csv", help="a row for each pair and metric (default: compare.csv)")
+
+
+def _reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("suite", choices=["canvas-claims"], help="claims about guidances, measured on flat pictures")
+    parser.add_argument("--out", help="folder of the result (default: runs/SUITE); a stopped command goes on in it")
+    parser.add_argument("--prior", action="append", default=[], metavar="NAME", help="toybox or latent (default: all)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--estimate", action="store_true", help="only say how long it would take")
+    parser.add_argument("--quick", action="store_true", help="a few prompts and steps: shows that it works, no result")
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:

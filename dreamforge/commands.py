@@ -69,6 +69,32 @@ def evaluate(options: argparse.Namespace) -> Outcome:
     return Outcome(lines, {"status": "done", "runs": judged})
 
 
+def compare(options: argparse.Namespace) -> Outcome:
+    from dreamforge import compare
+
+    rows = compare.compare(Path(options.first), Path(options.second), Path(options.out), tell)
+    return Outcome([*compare.lines(rows), options.out], {"status": "done", "path": options.out, "rows": rows})
+
+
+def reproduce(options: argparse.Namespace) -> Outcome:
+    from dreamforge.reproduce import suite
+
+    out = Path(options.out or f"runs/{options.suite}{'-quick' if options.quick else ''}")
+    given = {"quick": options.quick, "device": options.device, "say": tell}
+    if options.estimate:
+        seconds = suite.forecasts(out, options.prior, **given)
+        return Outcome([f"about {seconds / 60:.0f} minutes"], {"status": "done", "seconds": round(seconds)})
+    content = suite.reproduce(out, options.prior, **given)
+    claims = {one["prior"]: one["claims"] for one in content["priors"]}
+    report = str(out / "report.html")
+    lines = [
+        f"{prior}: {claim['verdict']}: {claim['sentence']} (n {claim['n']})"
+        for prior, rows in claims.items()
+        for claim in rows
+    ]
+    return Outcome([*lines, report], {"status": "done", "path": report, "claims": claims})
+
+
 def list_choices(options: argparse.Namespace) -> Outcome:
     if options.what == "recipes":
         found = {name: _headline(path.read_text("utf-8")) for name, path in config.available().items()}

@@ -140,6 +140,9 @@ def test_mesh_commands(ask: Any) -> None:
         (["resume", "nowhere"], ["nowhere", "not a run"]),
         (["render", "nowhere"], ["nowhere", "not a run"]),
         (["eval", "nowhere"], ["nowhere", "not a run"]),
+        (["compare", "nowhere", "neither"], ["nowhere", "neither a run"]),
+        (["reproduce", "canvas-claim"], ["canvas-claims"]),
+        (["reproduce", "canvas-claims", "--prior", "toybix"], ["toybix", "toybox"]),
         (["export", "nowhere", "--format", "glbb"], ["glbb", "glb"]),
         (["list", "recipe"], ["recipes"]),
         (["prior", "sample", ""], ["prompt is empty"]),
@@ -250,8 +253,20 @@ def test_lists(ask: Any) -> None:
 
 def test_every_command_has_help(ask: Any) -> None:
     text = "\n".join(ask("--help").out)
-    commands = ["generate", "resume", "export", "render", "eval", "list", "prior", "toybox", "doctor"]
-    assert all(re.search(rf"^    {command} ", text, re.MULTILINE) for command in commands)
+    commands = [
+        "generate",
+        "resume",
+        "export",
+        "render",
+        "eval",
+        "compare",
+        "reproduce",
+        "list",
+        "prior",
+        "toybox",
+        "doctor",
+    ]
+    assert all(re.search(rf"^    {command}\b", text, re.MULTILINE) for command in commands)
     for command in [*map(str.split, commands), *(["prior", name] for name in ("train", "sample", "info"))]:
         assert ask(*command, "--help").code == 0
     assert ask("--version").out[0].startswith("dreamforge ")

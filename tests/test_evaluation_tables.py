@@ -110,6 +110,12 @@ def test_suites_keep_their_rules() -> None:
     assert len(kinds[0] & kinds[1]) == max(0, 56 - len(KINDS))
     pairs = [{(p.asked.kind, p.asked.color) for p in suite} for suite in (table_, tuning)]
     assert not pairs[0] & pairs[1]
+    canvas, canvas_tuning = drawn["canvas-32"], drawn["canvas-tuning-8"]
+    assert _counts(canvas) == {TRAINED: 24, HELD_OUT: 8} and _counts(canvas_tuning) == {TRAINED: 6, HELD_OUT: 2}
+    judged, tuned = ({p.asked.kind for p in suite} for suite in (canvas, canvas_tuning))
+    assert len(judged) == 32 and len(tuned) == 8 and not judged & tuned
+    assert not {(p.asked.kind, p.asked.color) for p in canvas_tuning} & pairs[0]
+    assert not {(p.asked.kind, p.asked.color) for p in canvas} & pairs[1]
     for prompt in [p for suite in drawn.values() for p in suite]:
         asked = prompt.asked
         assert wanted(prompt.prompt) == asked
@@ -200,14 +206,6 @@ def test_the_table_of_assets(tmp_path: Path, judge: Judge, monkeypatch: Any, cap
     assert table.main(command) == 0  # the same asset keeps its time
     assert json.loads((tmp_path / "table.json").read_text())["rows"][0]["seconds"] == 9.0
     assert len((tmp_path / "table.jsonl").read_text().splitlines()) == 3
-
-
-def test_two_tables_are_compared_by_pairs(tmp_path: Path, capsys: Any) -> None:
-    for name, outcomes in (("a", [True, True, True]), ("b", [True, False, False])):
-        rows = [{"prompt": str(i), "right": outcome} for i, outcome in enumerate(outcomes)]
-        (tmp_path / name).write_text(json.dumps({"rows": rows}))
-    assert table.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert json.loads(capsys.readouterr().out)["difference"] == pytest.approx(2 / 3)
 
 
 def test_efficiency() -> None:

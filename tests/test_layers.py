@@ -24,7 +24,7 @@ LAYERS = (
     "forecast",
     "finish",
     "runs",
-    "api doctor",
+    "api doctor compare reproduce",
     "commands",
     "cli",
     "__main__",

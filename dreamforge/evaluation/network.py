@@ -85,12 +85,15 @@ class Judge(nn.Module):
         nn.init.zeros_(self.heads.bias)
 
     def forward(self, pictures: Tensor) -> Scores:
+        scores = self.heads(self.features(pictures)).float()
+        return Scores(*scores.split(list(self.labels.heads().values()), 1))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """What the heads look at, ``[B, 2 widths[-1]]``: mean and largest value of every channel."""
         # Two by two pixels become channels: half the side without losing what a stride would skip.
         squeezed = nn.functional.pixel_unshuffle(pictures * 2 - 1, 2)
-        features = self.body(squeezed.contiguous(memory_format=torch.channels_last))
-        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
-        scores = self.heads(pooled).float()
-        return Scores(*scores.split(list(self.labels.heads().values()), 1))
+        found = self.body(squeezed.contiguous(memory_format=torch.channels_last))
+        return torch.cat([found.mean((2, 3)), found.amax((2, 3))], 1)
 
 
 class _Residual(nn.Module):

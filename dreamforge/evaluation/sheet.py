@@ -20,13 +20,11 @@ def sheet(pictures: Sequence[Tensor], lines: Sequence[tuple[str, str]], right: S
     from PIL import Image, ImageDraw, ImageFont
 
     height, width, _ = pictures[0].shape
-    cell = width + MARGIN, height + 2 * LETTER + 3 * MARGIN
     columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (columns * cell[0] + MARGIN, rows * cell[1] + MARGIN), PAPER)
+    page = Image.new("RGB", _place(-(-len(pictures) // columns) * columns - 1, height, width, columns)[1], PAPER)
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(LETTER)
     for number, (picture, words, good) in enumerate(zip(pictures, lines, right, strict=True)):
-        x, y = MARGIN + number % columns * cell[0], MARGIN + number // columns * cell[1]
+        x, y = _place(number, height, width, columns)[0]
         bytes_ = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         page.paste(Image.fromarray(bytes_), (x, y))
         for line, (text, ink) in enumerate(zip(words, (INK, GOOD if good else BAD), strict=True)):
@@ -35,6 +33,25 @@ def sheet(pictures: Sequence[Tensor], lines: Sequence[tuple[str, str]], right: S
     buffer = io.BytesIO()
     page.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def cut(content: bytes, count: int, height: int, width: int, columns: int) -> list[Tensor]:
+    """The pictures of a sheet, as 8 bits hold them: the other way round."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        page = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
+    places = [_place(number, height, width, min(columns, count))[0] for number in range(count)]
+    return [page[y : y + height, x : x + width] for x, y in places]
+
+
+def _place(number: int, height: int, width: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The upper left corner of a picture, and the size of a page that ends with it."""
+    cell = width + MARGIN, height + 2 * LETTER + 3 * MARGIN
+    column, row = number % columns, number // columns
+    corner = MARGIN + column * cell[0], MARGIN + row * cell[1]
+    return corner, (corner[0] + cell[0], corner[1] + cell[1])
 
 
 def _fitting(text: str, font: Any, width: int) -> str:

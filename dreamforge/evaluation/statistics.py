@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+DECISIVE = 2.0  # standard errors
 Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
@@ -25,6 +26,17 @@ def share(outcomes: Sequence[bool]) -> dict[str, Any]:
     low, high = wilson(right, of)
     value = round(right / of, 4) if of else None
     return {"right": right, "of": of, "share": value, "low": round(low, 4), "high": round(high, 4)}
+
+
+Found = Literal["yes", "no", "reversed"]
+
+
+def shown(gain: float, error: float) -> Found:
+    """Whether ``gain`` is shown to be above 0: by more than 2 standard errors; "reversed": as surely below 0.
+
+    "no" is neither, so too few values (``error`` NaN) or none (``gain`` NaN) show nothing.
+    """
+    return "yes" if gain > DECISIVE * error else "reversed" if gain < -DECISIVE * error else "no"
 
 
 def mean(values: Sequence[float]) -> tuple[float, float]:

@@ -1,9 +1,10 @@
 """The prompts that assets and samples are judged on, drawn by lot: ``python -m dreamforge.evaluation.suites``.
 
 ``assets-40`` is what the table of the README is made of; nothing may be tuned on it. ``tuning-16`` is for tuning: it
-shares no (kind, colour) pair with it, and kinds only as far as the toybox has too few. ``prior`` holds pairs for
-samples of the 2D prior, two of every kind trained and two held out. The lots are hashes, so a library's random
-numbers cannot change them.
+shares no (kind, colour) pair with it, and kinds only as far as the toybox has too few. ``canvas-32`` is what claims
+about guidances are judged on, ``canvas-tuning-8`` what each guidance is tuned on before: no kind is in both, and no
+pair of the latter in ``assets-40``. ``prior`` holds pairs for samples of the 2D prior, two of every kind trained and
+two held out. The lots are hashes, so a library's random numbers cannot change them.
 """
 
 import argparse
@@ -25,6 +26,8 @@ SEED = 2026
 TRAINED, HELD_OUT, ACCESSORY = "trained", "held out", "accessory"
 TABLE = {TRAINED: 24, HELD_OUT: 8, ACCESSORY: 8}
 TUNING = {TRAINED: 8, HELD_OUT: 4, ACCESSORY: 4}
+CANVAS = {TRAINED: 24, HELD_OUT: 8, ACCESSORY: 0}  # the table's proportion; flat pictures of one thing, undressed
+CANVAS_TUNING = {TRAINED: 6, HELD_OUT: 2, ACCESSORY: 0}
 QUICK = {TRAINED: 6, HELD_OUT: 2, ACCESSORY: 2}  # the first of each group
 PER_KIND = 2  # pairs of a kind in each list of the prior's suite
 UNCOUNTED = ("icing",)
@@ -46,7 +49,17 @@ def draw(seed: int = SEED) -> dict[str, list[Prompt]]:
     taken = [prompt.asked.kind for prompt in table]
     others_first = sorted(kinds, key=lambda kind: kind in taken)
     tuning = _suite(others_first, TUNING, table, seed)
-    return {"assets-40": table, "tuning-16": tuning, "prior": _prior(seed)}
+    canvas = _suite(_by_lot(KINDS, seed, "canvas"), CANVAS, tuning, seed)
+    judged = [prompt.asked.kind for prompt in canvas]
+    free = [kind for kind in _by_lot(KINDS, seed, "canvas tuning") if kind not in judged]
+    canvas_tuning = _suite(free, CANVAS_TUNING, [*table, *canvas], seed)
+    return {
+        "assets-40": table,
+        "tuning-16": tuning,
+        "canvas-32": canvas,
+        "canvas-tuning-8": canvas_tuning,
+        "prior": _prior(seed),
+    }
 
 
 def load(name: str) -> list[Prompt]:

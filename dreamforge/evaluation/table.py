@@ -2,10 +2,9 @@
 
     assets [--quick] [--camera-blind] [--recipe NAME] [--suite NAME] [--out DIR] [key=value ...]
     prior [--n 4] [--folder PRIOR] [--out DIR]
-    compare TABLE TABLE
 
 ``assets`` makes an asset of every prompt with seed 0, once, and judges the exported file; ``prior`` judges samples of
-the 2D prior; ``compare`` takes two tables of the same prompts. A command that was stopped goes on when repeated.
+the 2D prior. A command that was stopped goes on when repeated; ``dreamforge compare`` takes two such folders or tables.
 """
 
 import argparse
@@ -126,17 +125,6 @@ def prior(options: argparse.Namespace) -> None:
     print(out / "prior.json")
 
 
-def compare(options: argparse.Namespace) -> None:
-    """The paired difference in being right, first minus second, as one line of JSON."""
-    first, second = (
-        {r["prompt"]: r["right"] for r in json.loads(p.read_text("utf-8"))["rows"]} for p in options.tables
-    )
-    both = [prompt for prompt in first if prompt in second]
-    if not both:
-        raise DreamforgeError(f"{options.tables[0]} and {options.tables[1]} share no prompt: give tables of one suite.")
-    print(json.dumps(statistics.paired([first[p] for p in both], [second[p] for p in both])))
-
-
 def _row(
     prompt: Prompt, recipe: str, out: Path, overrides: Sequence[str], judge: Judge, before: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -227,9 +215,6 @@ def _parser() -> argparse.ArgumentParser:
     for one in (made, flat):
         one.add_argument("--folder", default="", help="folder of the prior that is sampled (default: the embedded one)")
         one.add_argument("--out", type=Path, help="folder of the result")
-    both = commands.add_parser("compare", help="the paired difference of two tables")
-    both.set_defaults(run=compare)
-    both.add_argument("tables", nargs=2, type=Path, metavar="TABLE")
     return parser
 
 

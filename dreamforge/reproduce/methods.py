@@ -1,0 +1,147 @@
+"""What is compared, as data: the setting that all methods share, each method's own, and what each was tuned over.
+
+Everything is a recipe's dotted keys on top of ``COMMON``. Views are pictures of one flat canvas, one for each seed.
+Nobody is told a camera, and the prompts get no view words.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreamforge import data
+from dreamforge.overrides import assign
+from dreamforge.types import DreamforgeError
+
+Values = dict[str, Any]  # dotted keys of a recipe
+
+WIDE: Values = {"use": "schedule.Uniform", "low": 0.02, "high": 0.98}  # DreamFusion's
+FALLING: Values = {"use": "schedule.Uniform", "low": 0.02, "high": [[0.0, 0.98], [1.0, 0.5]]}  # MVDream's and others'
+COMMON: Values = {
+    "name": "canvas-claims",
+    "device": "auto",
+    "resolution": 64,
+    "background": "scene",
+    "scene": {"use": "canvas.Canvas", "size": 64, "init": "grey", "lr": 0.05},
+    "timesteps": WIDE,
+    "noise": {"use": "noise.Gaussian"},
+    "cameras": {"use": "cameras.OrbitSampler"},
+    "prompts": {"use": "prompts.ViewPrompts", "enabled": False},
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """``values`` on top of COMMON; what is chosen for the one method ``tuned`` of a ``family`` holds for all of it.
+
+    ``apart``: every seed has a run of its own. Else all seeds are pictures of one canvas, which is cheaper and, where
+    nothing is learnt, the same: each has its own t and noise, and Adam works element by element. What learns from the
+    renders learns from all pictures of its canvas, so there one canvas is a set of particles.
+    """
+
+    name: str
+    title: str
+    family: str
+    values: Values = field(default_factory=dict)
+    apart: bool = False
+    tuned: bool = True
+
+
+def _sds(scale: float) -> Values:
+    return {"guidance": {"use": "sds.SDS", "cfg_scale": scale, "use_camera": False}}
+
+
+def _vsd() -> Values:
+    # rank and loss as the class has them; an estimator that never sees a camera, as the prior does not
+    estimator = {"camera": False, "camera_dropout": 0.0}
+    return {"guidance": {"use": "vsd.VSD", "cfg_scale": 7.5, "use_camera": False, "estimator": estimator}}
+
+
+def _balanced(kappa: float) -> Values:
+    return {"guidance": {"use": "balanced.Balanced", "kappa": kappa, "use_camera": False}}
+
+
+KAPPAS = (5.0, 15.0, 30.0, 60.0)
+PUBLISHED_KAPPA = 15.0  # in the authors' code
+METHODS = (
+    Method("sds", "SDS, CFG 7.5", "sds", _sds(7.5)),
+    Method("sds-large", "SDS, large CFG", "sds-large", _sds(30.0)),
+    Method("vsd", "VSD, CFG 7.5", "vsd", _vsd(), apart=True),
+    Method("vsd-particles", "VSD, CFG 7.5, 4 particles", "vsd", _vsd(), tuned=False),
+    *(
+        Method(
+            f"balanced-{kappa:g}", f"Balanced, kappa {kappa:g}", "balanced", _balanced(kappa),
+            tuned=kappa == PUBLISHED_KAPPA,
+        )
+        for kappa in KAPPAS
+    ),
+    Method("ism", "ISM, CFG 7.5", "ism", {"guidance": {"use": "ism.ISM", "cfg_scale": 7.5, "use_camera": False}}),
+    Method(
+        "consistent", "SDS, CFG 7.5, consistent noise", "consistent",
+        {**_sds(7.5), "noise": {"use": "noise.Consistent"}},
+    ),
+)  # fmt: skip
+
+# The budget of every family is four settings: two ranges of t times two values of the knob that matters most to it.
+KNOBS: dict[str, tuple[Values, Values]] = {
+    "sds": ({"scene.lr": 0.05}, {"scene.lr": 0.02}),
+    "sds-large": ({"guidance.cfg_scale": 30.0}, {"guidance.cfg_scale": 100.0}),
+    "vsd": ({"guidance.estimator.lr": 1e-3}, {"guidance.estimator.lr": 1e-4}),
+    "balanced": ({"scene.lr": 0.05}, {"scene.lr": 0.02}),
+    "ism": ({"guidance.weighting": "recon"}, {"guidance.weighting": "sds"}),
+    "consistent": ({"scene.lr": 0.05}, {"scene.lr": 0.02}),
+}
+TRIED: dict[str, tuple[Values, ...]] = {
+    family: tuple({"timesteps": times, **knob} for times in (WIDE, FALLING) for knob in knobs)
+    for family, knobs in KNOBS.items()
+}
+
+DRAWS = (1, 2, 4, 8)  # noises per render, whose gradients are averaged
+
+
+def drawing(draws: int) -> Values:
+    """The setting whose gradient's variance is measured."""
+    return {**_sds(7.5), "noise": {"use": "noise.Gaussian", "draws": draws}}
+
+
+def content(prompt: str, seed: int, steps: int, pictures: int, *layers: Values) -> dict[str, Any]:
+    """A recipe as YAML holds it, later layers over earlier ones; it lacks its prior."""
+    found: dict[str, Any] = {}
+    for layer in (COMMON, *layers):
+        assign(found, deepcopy(layer))  # what is assigned later goes into the blocks assigned before
+    own = {"prompt": prompt, "seed": seed, "steps": steps, "views": pictures, "scene.pictures": pictures}
+    assign(found, own)
+    return found
+
+
+def by_name(name: str) -> Method:
+    return next(method for method in METHODS if method.name == name)
+
+
+@dataclass(frozen=True)
+class NamedPrior:
+    """``values``: its slot in a recipe; ``folder``: its weights below ``assets/``, "" where it needs none."""
+
+    name: str
+    title: str
+    values: Values
+    folder: str
+
+
+PRIORS = (
+    NamedPrior("toybox", "pixel prior", {"use": "toybox.ToyboxPrior"}, "prior"),
+    NamedPrior("latent", "latent prior", {"use": "stable_diffusion.StableDiffusion", "model": "latent"}, "latent"),
+)
+
+
+def spec(named: NamedPrior) -> Values:
+    """Its slot with the place of its weights. Raises DreamforgeError, one sentence, where they are not there."""
+    if not named.folder:
+        return dict(named.values)
+    try:
+        folder = data.asset(named.folder)
+    except DreamforgeError as error:
+        raise DreamforgeError(
+            f"The prior '{named.name}' is not there: this installation has no assets/{named.folder}; take another "
+            "--prior, or a version of the package that carries it."
+        ) from error
+    return {**named.values, "model": str(folder)} if "model" in named.values else dict(named.values)
