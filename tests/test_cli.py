@@ -250,7 +250,7 @@ def test_lists(ask: Any) -> None:
 
 def test_every_command_has_help(ask: Any) -> None:
     text = "\n".join(ask("--help").out)
-    commands = ["generate", "resume", "export", "render", "eval", "list", "prior", "toybox", "doctor"]
+    commands = ["generate", "resume", "export", "render", "eval", "list", "prior", "toybox", "bench", "doctor"]
     assert all(re.search(rf"^    {command} ", text, re.MULTILINE) for command in commands)
     for command in [*map(str.split, commands), *(["prior", name] for name in ("train", "sample", "info"))]:
         assert ask(*command, "--help").code == 0

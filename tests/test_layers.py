@@ -24,7 +24,7 @@ LAYERS = (
     "forecast",
     "finish",
     "runs",
-    "api doctor",
+    "api bench doctor",
     "commands",
     "cli",
     "__main__",

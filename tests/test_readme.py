@@ -22,7 +22,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "THIRD_PARTY.md", "CHANGELOG.md")
 TEXT = {name: (ROOT / name).read_text("utf-8") for name in DOCUMENTS}
 COMMANDS = (
     "generate", "resume", "export", "render", "eval", "list", "prior train", "prior sample", "prior info",
-    "toybox show", "doctor",
+    "toybox show", "bench", "doctor",
 )  # fmt: skip
 
 
