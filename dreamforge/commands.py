@@ -182,7 +182,10 @@ def doctor(options: argparse.Namespace) -> Outcome:
 
 @contextmanager
 def watched() -> Iterator[Listener]:
-    """A listener that draws the progress bar; the first Ctrl-C ends the run after the step, the second at once."""
+    """A listener that draws the progress bar; the first Ctrl-C ends the run after the step, the second at once.
+
+    SIGTERM, which schedulers send, is as the first Ctrl-C however often it comes: only the step is waited for.
+    """
     from tqdm import tqdm
 
     bars: list[Any] = []
@@ -201,16 +204,18 @@ def watched() -> Iterator[Listener]:
         bars[0].update()
 
     def say(text: str) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the steps are safe on disk
+        for number in before:
+            signal.signal(number, signal.default_int_handler)  # the steps are safe on disk: no need to wait for one
         for bar in bars:
             bar.close()
         tell(text)
 
-    before = signal.signal(signal.SIGINT, on_signal)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield Listener(step, say, lambda text: tell(f"warning: {text}"), lambda: bool(asked))
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for bar in bars:
             bar.close()
 
