@@ -54,7 +54,7 @@ class Case:
     def built(self, tiny: bool) -> Recipe:
         small: dict[str, object] = {"resolution": 16, "prior.size": 64} if tiny else {}
         if tiny and self.recipe != "canvas":
-            small |= {"scene.log2_entries": 10, "scene.occupancy_cells": 16}
+            small |= {"scene.log2_entries": 10, "scene.occupancy_cells": 16, "scene.samples": 16}
         values = {
             "prior": {"use": PRIOR, "network": self.network, "vram": self.vram, "thin": tiny},
             "views": 1,
