@@ -17,6 +17,7 @@ from tests.gpu.random_prior import RandomPrior, thin
 TINY = ["--tiny", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_the_rehearsal_goes_through_all_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert priors.main([*TINY, "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "priors.json").read_text())

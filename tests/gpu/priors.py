@@ -34,6 +34,8 @@ STEPS, WARMUP = 24, 6
 SECONDS = 55  # for one case, loading included: all of them within 8 minutes
 PRIOR = "tests.gpu.random_prior.RandomPrior"
 
+THIN_SCENE = {"levels": 4, "log2_entries": 10, "occupancy_cells": 16, "samples": 16}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -54,7 +56,7 @@ class Case:
     def built(self, tiny: bool) -> Recipe:
         small: dict[str, object] = {"resolution": 16, "prior.size": 64} if tiny else {}
         if tiny and self.recipe != "canvas":
-            small |= {"scene.log2_entries": 10, "scene.occupancy_cells": 16, "scene.samples": 16}
+            small |= {f"scene.{name}": value for name, value in THIN_SCENE.items()}
         values = {
             "prior": {"use": PRIOR, "network": self.network, "vram": self.vram, "thin": tiny},
             "views": 1,
