@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dreamforge.priors.estimate import OVERHEAD
+from dreamforge.priors.loading import place
 from dreamforge.priors.sizes import SIZES
 from dreamforge.types import Query
-from tests.gpu import priors
+from tests.gpu import priors, random_prior
 from tests.gpu.priors import CASES, Case, rows
 from tests.gpu.random_prior import RandomPrior, thin
 
@@ -75,8 +76,16 @@ def test_figures_are_judged() -> None:
 
 
 @pytest.mark.parametrize("network", ["sd15", "sdxl", "sd3-medium"])
-def test_half_weights_from_the_start_answer_numbers(network: Any) -> None:
+def test_half_weights_from_the_start_answer_numbers(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.dtype] = []
+
+    def placed(module: Any, *where: Any) -> Any:
+        made.extend(p.dtype for p in module.parameters())
+        return place(module, *where)
+
+    monkeypatch.setattr(random_prior, "place", placed)
     prior = RandomPrior(network, size=64, precision="bfloat16", thin=True).build()
+    assert set(made) == {torch.bfloat16}, "there never was a float32 copy, which would be counted as memory"
     assert {p.dtype for part in (prior.network, prior.vae) for p in part.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
     text = prior.embed(["a", "b", "a"])
