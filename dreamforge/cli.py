@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     toybox = _command(commands, "toybox", "the objects that the embedded prior learns from")
     show = _command(toybox.add_subparsers(required=True), "show", "draw a sheet of every kind", run="toybox_show")
     show.add_argument("--out", default="toybox.png", help="the picture to write (default: toybox.png)")
+    _bench(_command(commands, "bench", "measure where the time goes on this machine"))
     _doctor(_command(commands, "doctor", "check this installation and say what is slow or wrong, and why"))
     return parser
 
@@ -131,6 +132,16 @@ def _reproduce(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", help="say instead what memory and time this recipe takes")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's own, mostly auto)")
+    _vram(parser)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the recipe")
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prior", action="store_true", required=True, help="a step: network, encode, scene, rest")
+    parser.add_argument("--recipe", default="default", help="a name of 'dreamforge list recipes', or a YAML file")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each stage (default: 60)")
+    parser.add_argument("--warmup", type=int, default=10, help="first steps that do not count (default: 10)")
     parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's own, mostly auto)")
     _vram(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the recipe")

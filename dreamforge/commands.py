@@ -9,13 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from dreamforge import config, data, finish, runs
 from dreamforge.overrides import parse
 from dreamforge.runs import Listener, Progress, Run
 from dreamforge.slots import SLOTS, typed
 from dreamforge.types import DreamforgeError
+
+if TYPE_CHECKING:
+    from dreamforge.bench import Split
+
+BUSY = 0.5  # processes: a load above it disturbs a measurement
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,48 @@ def toybox_show(options: argparse.Namespace) -> Outcome:
     return _made(path)
 
 
+def bench(options: argparse.Namespace) -> Outcome:
+    from dreamforge.bench import load, split
+    from dreamforge.devices import pick
+    from dreamforge.manifest import describe
+
+    busy = load()
+    values = {} if options.device is None else {"device": options.device}
+    recipe = _within(config.load(options.recipe, options.overrides, values), options.vram)
+    facts: dict[str, Any] = {
+        "status": "done",
+        "recipe": recipe.name,
+        "device": describe(pick(recipe.device)),
+        "threads": torch.get_num_threads(),
+        "load": busy,
+    }
+    with watched() as listener:
+        splits = split(recipe, options.steps, options.warmup, listener)
+    lines = [f"recipe {recipe.name} on {facts['device']}, {facts['threads']} threads, load before {busy}"]
+    if busy is not None and busy > BUSY:
+        lines.append(f"The load was above {BUSY} before it began: other work slowed this down, measure again without.")
+    for number, one in enumerate(splits):
+        lines += _table(one, recipe, f"stage {number}: " if len(splits) > 1 else "")
+    return Outcome(lines, facts | {"prior": [asdict(one) for one in splits]})
+
+
+def _table(one: "Split", recipe: config.Recipe, title: str) -> list[str]:
+    """The rows of a stage."""
+    rows = [f"{part:<10}{ms:>10.2f} ms{ms / one.total:>8.1%}" for part, ms in one.ms.items()]
+    asked = f"{one.asked:.3g} evaluations of the network a picture and step"
+    learnt = f", {one.learnt:.3g} more that an estimator learns from" if one.learnt else ""
+    aside = [f"{one.checkpoint:.1f} ms a checkpoint, every {recipe.checkpoint_every} steps"]
+    if recipe.preview_every:
+        aside.append(f"{one.preview:.1f} ms a preview, every {recipe.preview_every} steps")
+    return [
+        f"{title}median of {one.steps} steps",
+        *rows,
+        f"{'step':<10}{one.total:>10.2f} ms",
+        asked + learnt,
+        f"rest has its share of {' and of '.join(aside)}",
+    ]
+
+
 def doctor(options: argparse.Namespace) -> Outcome:
     from dreamforge.devices import pick
     from dreamforge.doctor import examine, examine_recipe
@@ -165,7 +214,10 @@ def doctor(options: argparse.Namespace) -> Outcome:
 
 @contextmanager
 def watched() -> Iterator[Listener]:
-    """A listener that draws the progress bar; the first Ctrl-C ends the run after the step, the second at once."""
+    """A listener that draws the progress bar; the first Ctrl-C ends the run after the step, the second at once.
+
+    SIGTERM, which schedulers send, is as the first Ctrl-C however often it comes: only the step is waited for.
+    """
     from tqdm import tqdm
 
     bars: list[Any] = []
@@ -184,16 +236,18 @@ def watched() -> Iterator[Listener]:
         bars[0].update()
 
     def say(text: str) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the steps are safe on disk
+        for number in before:
+            signal.signal(number, signal.default_int_handler)  # the steps are safe on disk: no need to wait for one
         for bar in bars:
             bar.close()
         tell(text)
 
-    before = signal.signal(signal.SIGINT, on_signal)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield Listener(step, say, lambda text: tell(f"warning: {text}"), lambda: bool(asked))
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for bar in bars:
             bar.close()
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from dreamforge import cli, config, devices
+from dreamforge import cli, commands, config, devices
 from dreamforge.doctor import package_name, prior_files
 from tests.kill_and_resume import fingerprint
 from tests.tools import require_tool
 
 TINY = ["prior={use: mixture.Mixture, size: 8}", "scene.size=8", "resolution=8", "steps=6", "checkpoint_every=2"]
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CANVAS = ["generate", "a red mushroom", "--recipe", "canvas", *TINY]
 
 
@@ -227,20 +228,49 @@ def test_numbers_that_explode_are_a_failure(ask: Any, tmp_path: Path) -> None:
     assert answer.code == 1 and "step 0" in answer.json()["error"] and "Traceback" not in answer.err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_ctrl_c_writes_a_checkpoint_and_says_how_to_resume(ask: Any, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="sends signals")
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_resume(asked: signal.Signals, tmp_path: Path) -> None:
     many = [*CANVAS, "steps=100000", "--out", str(tmp_path / "run")]
     root = Path(cli.__file__).parent.parent
     process = subprocess.Popen([sys.executable, "-m", "dreamforge", *many], cwd=root, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "run").glob("checkpoints/*.json")):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(asked)
     error = process.communicate()[1]
     assert process.returncode == 1
     stopped = re.search(r"interrupted after step (\d+) of 100000; 'dreamforge resume (\S+)'", error)
     assert stopped and Path(stopped[2]) == tmp_path / "run" and "Traceback" not in error
     assert (tmp_path / "run" / "checkpoints" / f"step_{int(stopped[1]):06d}.json").is_file()
+
+
+def interrupted_by(number: signal.Signals) -> bool:
+    """Whether this signal to this process raises KeyboardInterrupt."""
+    try:
+        signal.raise_signal(number)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def test_sigterm_may_come_twice_and_ctrl_c_after_it_stops_at_once() -> None:
+    """Once the steps are safe, both stop at once; at the end they do what they did before."""
+    heard: list[int] = []
+    before = {one: signal.signal(one, lambda number, frame: heard.append(number)) for one in SIGNALS}
+    try:
+        with commands.watched() as listener:
+            assert not listener.stop()
+            for _ in range(2):
+                assert not interrupted_by(signal.SIGTERM) and listener.stop()
+            assert interrupted_by(signal.SIGINT)
+            listener.say("all steps are done")
+            assert all(interrupted_by(one) for one in SIGNALS)
+        assert heard == [] and not any(interrupted_by(one) for one in SIGNALS)
+        assert heard == list(SIGNALS)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def test_lists(ask: Any) -> None:
@@ -264,6 +294,7 @@ def test_every_command_has_help(ask: Any) -> None:
         "list",
         "prior",
         "toybox",
+        "bench",
         "doctor",
     ]
     assert all(re.search(rf"^    {command}\b", text, re.MULTILINE) for command in commands)

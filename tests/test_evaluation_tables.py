@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,13 +143,40 @@ def _counts(prompts: list[Prompt], color: bool = False) -> dict[Any, int]:
 
 
 def test_a_process_is_watched(tmp_path: Path) -> None:
-    import sys
-
     big = "x = bytearray(300 << 20); x[::4096] = b'1' * len(x[::4096]); print('{}'); raise SystemExit(3)"
     code, printed, peak = runner._watched([sys.executable, "-c", big], tmp_path / "log")
     assert (code, printed) == (3, "{}\n") and (peak is None or peak > 300)
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert runner._watched([sys.executable, "-c", kill], tmp_path / "log")[0] == -9
+
+
+PARENT = """
+import os, signal, sys
+from pathlib import Path
+from dreamforge.evaluation import runner
+child = '''
+import os, signal
+signal.signal(signal.SIGTERM, lambda *given: open("ended", "w").close() or exit(1))
+signal.alarm(30)  # whatever happens, it does not stay
+os.kill(os.getppid(), signal.SIGTERM)
+while True:
+    signal.pause()
+'''
+try:
+    runner._watched([sys.executable, "-c", child], Path("log"))
+except runner.Stopped as error:
+    print(error, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGTERM")
+def test_the_run_of_a_table_that_is_ended_ends_with_it(tmp_path: Path) -> None:
+    """The child asks its parent to end and waits: it ends itself only if it is told, and is waited for."""
+    path = os.pathsep.join([str(Path(runner.__file__).parents[2]), *sys.path])
+    command, here = [sys.executable, "-c", PARENT], {**os.environ, "PYTHONPATH": path}
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=here)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "asked to end (SIGTERM) True"), ended.stderr
+    assert (tmp_path / "ended").exists()
 
 
 def test_what_becomes_of_a_run(tmp_path: Path, monkeypatch: Any) -> None:

@@ -24,7 +24,7 @@ LAYERS = (
     "forecast",
     "finish",
     "runs",
-    "api doctor compare reproduce",
+    "api bench doctor compare reproduce",
     "commands",
     "cli",
     "__main__",

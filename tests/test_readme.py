@@ -3,11 +3,13 @@
 import ast
 import importlib.util
 import inspect
+import itertools
 import re
 import shlex
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,13 +18,14 @@ import dreamforge
 from dreamforge import cli, config, runs
 from dreamforge.toybox.catalog import ACCESSORIES, KINDS
 from dreamforge.toybox.colors import COLORS
+from tests import test_guidance_contract, test_prior_contract, test_scene_contract
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "THIRD_PARTY.md", "CHANGELOG.md")
 TEXT = {name: (ROOT / name).read_text("utf-8") for name in DOCUMENTS}
 COMMANDS = (
     "generate", "resume", "export", "render", "eval", "compare", "reproduce", "list", "prior train", "prior sample",
-    "prior info", "toybox show", "doctor",
+    "prior info", "toybox show", "bench", "doctor",
 )  # fmt: skip
 
 
@@ -60,7 +63,8 @@ def test_every_command_of_the_documents_is_understood(command):
     arguments = words[words.index("dreamforge") + 1 :]
     options = cli.parse(arguments)
     recipe = getattr(options, "recipe", None) or "default"
-    assert recipe in config.available() or recipe.endswith("/recipe.yaml")
+    files = {block.partition("\n")[0].removeprefix("# ") for block in blocks("CONTRIBUTING.md", "yaml")}
+    assert recipe in {*config.available(), *files} or recipe.endswith("/recipe.yaml")
 
 
 def test_modules_of_the_readme_can_be_run():
@@ -139,18 +143,53 @@ def test_no_install_command_uses_a_strangers_package():
         assert not re.search(r"pip install [^\n&]*\bdreamforge\b", text)
 
 
-def test_the_examples_of_contributing_run(tmp_path, monkeypatch):
-    """Guidance, prior and scene in one file, through the recipe of the text: the picture becomes red."""
-    (tmp_path / "my_lab.py").write_text("\n".join(blocks("CONTRIBUTING.md", "python")), "utf-8")
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, the current one, with every block of the guide under the name in its first line."""
+    for block in [*blocks("CONTRIBUTING.md", "python"), *blocks("CONTRIBUTING.md", "yaml")]:
+        name = block.partition("\n")[0].removeprefix("# ")
+        assert re.fullmatch(r"my_\w+\.(py|yaml)", name), f"the block does not say where it is saved: {name}"
+        (tmp_path / name).write_text(block, "utf-8")
+        monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)  # another test may have made one
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_lab", raising=False)  # another test may have made one
-    (command,) = [one for one in commands() if "my_lab.Classifier" in one]
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("part", ["guidance", "prior", "scene"])
+def test_the_files_of_the_guide_run(part: str, guide: Path) -> None:
+    """By the command beside them, at small sizes; all three together make the picture red."""
+    (command,) = [one for one in commands() if f"my_{part}.yaml" in one]
     options = cli.parse(shlex.split(command)[1:])
-    sizes = ["steps=24", "views=2", "resolution=8", "prior.size=8", "preview_every=0"]
-    recipe = config.load(options.recipe, [*options.overrides, *sizes], {"prompt": options.prompt})
-    run = runs.generate(recipe, tmp_path / "run")
-    assert run.asset.name == "asset.png"
-    top, bottom = run.scene().logits.detach().sigmoid()
-    red = torch.tensor(COLORS["red"])
-    for color in (top, bottom):
-        assert (color > 0.5).equal(red > 0.5)
+    values = {"prompt": options.prompt, "steps": 24 if part == "scene" else 2, "views": 2, "resolution": 8}
+    recipe = config.load(options.recipe, options.overrides, values)
+    assert f"use: my_{part}." in config.dump(recipe)
+    run = runs.generate(recipe, options.out)
+    assert run.asset.name == "asset.png" and len(run.metrics()) == recipe.steps
+    if part == "scene":
+        red = torch.tensor(COLORS["red"]) > 0.5
+        assert all((color > 0.5).equal(red) for color in run.scene().logits.detach().sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("contract", "name"),
+    [
+        (test_guidance_contract, "my_guidance.Classifier"),
+        (test_prior_contract, "my_prior.OneColor"),
+        (test_scene_contract, "my_scene.Sky"),
+    ],
+)
+def test_the_classes_of_the_guide_keep_their_contracts(
+    contract: ModuleType, name: str, guide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every test of the contract, with the guide's class in the place of those it finds."""
+    module, _, cls = name.partition(".")
+    monkeypatch.setattr(contract, "found", lambda: {name: getattr(importlib.import_module(module), cls)})
+    held = 0
+    for test in vars(contract).values():
+        if inspect.isfunction(test) and "name" in inspect.signature(test).parameters and test.__name__[:5] == "test_":
+            marks = [mark.args for mark in test.pytestmark if mark.args[0] != "name"]
+            for values in itertools.product(*(args[1] for args in marks)):
+                test(name=name, **dict(zip((args[0] for args in marks), values, strict=True)))
+                held += 1
+    assert held >= 6

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,9 +42,35 @@ def make(prompt: str, recipe: str, out: Path, log: Path, overrides: Sequence[str
 
 
 def _watched(command: Sequence[str], log: Path) -> tuple[int, str, float | None]:
-    """Exit code (minus the signal's number for a killed process), stdout, and peak resident memory in MB."""
-    with log.open("a", encoding="utf-8") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8")
+    """Exit code (minus the signal's number for a killed process), stdout, and peak resident memory in MB.
+
+    A SIGTERM to this process is passed on, the other's end waited for, so that it writes its checkpoint, and Stopped
+    raised: without that the other would go on alone.
+    """
+    asked: list[int] = []
+    process: subprocess.Popen[str] | None = None
+
+    def pass_on(number: int, frame: object) -> None:
+        asked.append(number)
+        if process is not None:
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        with log.open("a", encoding="utf-8") as errors:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8")
+        if asked:  # while it was being started
+            process.terminate()
+        found = _ended(process)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if asked:
+        raise Stopped("asked to end (SIGTERM)")
+    return found
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str, float | None]:
+    """Wait for the end of a process; see ``_watched``."""
     with process:
         assert process.stdout is not None
         try:
