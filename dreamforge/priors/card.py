@@ -47,7 +47,7 @@ It knows these words and nothing else: {words}.
 
 It draws toys on plain backgrounds, one at a time, lit from above, at {size}x{size} pixels. It is a laboratory for
 score distillation, not a picture generator. Use it at t >= 0.1 in bfloat16 and below that in float32: the error of a
-rounded x0 grows as alpha/sigma.
+rounded x0 grows as alpha/sigma. Magnified, borders of its patches of {patch} pixels can be seen here and there.
 """
 
 
@@ -59,7 +59,7 @@ def write_card(folder: Path) -> None:
     weights = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
     changed = " ".join(f"{name}={settings[name]}" for name in ("steps", "toys", "lr") if name in settings)
     text = CARD.format(
-        **{name: settings[name] for name in ("size", "text_depth", "toys", "batch", "seed")},
+        **{name: settings[name] for name in ("size", "patch", "text_depth", "toys", "batch", "seed")},
         text_dropout=f"{settings['text_dropout']:.0%}",
         camera_dropout=f"{settings['camera_dropout']:.0%}",
         parameters=weights / 2 / 1e6,
