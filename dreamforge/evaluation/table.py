@@ -183,9 +183,12 @@ def _rows(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _manifest(out: Path, rows: Sequence[dict[str, Any]]) -> Any:
-    """What the first run says of versions and machine."""
+    """What the first run says of versions and machine; the prior by the name of its folder, wherever that lies."""
     path = out / rows[0]["run"] / "manifest.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text("utf-8"))
+    return {**facts, "prior": {Path(folder).name: hashes for folder, hashes in facts["prior"].items()}}
 
 
 def _number(value: float) -> float | None:

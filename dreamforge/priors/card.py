@@ -103,7 +103,8 @@ def _of_pixels(training: dict[str, Any]) -> dict[str, str]:
         "steps_done": f"{training['step']} steps",
         "dropout": f"Text and camera are dropped independently (text {text}, camera {camera}).",
         "precision": "Use it at t >= 0.1 in bfloat16 and below that in float32: the error of a\n"
-        "rounded x0 grows as alpha/sigma.",
+        "rounded x0 grows as alpha/sigma. Magnified, borders of its patches of "
+        f"{settings['patch']} pixels can be seen here and there.",
     }
 
 
