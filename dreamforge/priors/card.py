@@ -55,7 +55,7 @@ backgrounds and mirror images anew in every batch. Views lean to the front; 45 %
 
     {command}
 
-{steps_done} of {batch} pictures, {hours:.1f} hours on the machines it ran on, seed {seed}; log in `log.jsonl`, all
+{steps_done}, {hours:.1f} hours on the machines it ran on, seed {seed}; log in `log.jsonl`, all
 settings in `training.json`. An interrupted training goes on where it stopped.
 {history}{figures}
 ## Limits
@@ -100,7 +100,7 @@ def _of_pixels(training: dict[str, Any]) -> dict[str, str]:
     text, camera = (f"{settings[f'{name}_dropout']:.0%}" for name in ("text", "camera"))
     return {
         "name": "embedded prior",
-        "steps_done": f"{training['step']} steps",
+        "steps_done": f"{training['step']} steps of {settings['batch']} pictures",
         "dropout": f"Text and camera are dropped independently (text {text}, camera {camera}).",
         "precision": "Use it at t >= 0.1 in bfloat16 and below that in float32: the error of a\n"
         "rounded x0 grows as alpha/sigma. Magnified, borders of its patches of "
@@ -109,10 +109,12 @@ def _of_pixels(training: dict[str, Any]) -> dict[str, str]:
 
 
 def _of_latents(training: dict[str, Any]) -> dict[str, str]:
+    settings = training["settings"]
     return {
         "name": "embedded latent prior",
-        "steps_done": f"{training.get('vae', 0)} steps of the autoencoder, {training.get('network', 0)} of the network",
-        "dropout": f"The text is dropped from {training['settings']['text_dropout']:.0%} of them.",
+        "steps_done": f"{training.get('vae', 0)} steps of the autoencoder, {training.get('network', 0)} of the network, of "
+        f" {settings['vae_batch']} and {settings['batch']} pictures",
+        "dropout": f"The text is dropped from {settings['text_dropout']:.0%} of them.",
         "precision": "Its latents are eight pixels wide each: what is smaller is the\nautoencoder's guess.",
     }
 

@@ -11,7 +11,7 @@ The views of the captions are all that it knows of cameras, as Stable Diffusion.
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class LatentTraining:
     steps: int = 20_000  # of the network, after the autoencoder's
     toys: int = 24_000  # drawn once, two pictures each; colours, backgrounds, mirror images anew every time
     batch: int = 64
+    vae_batch: int = 16  # a picture has many places for the autoencoder to learn from
     size: int = 64  # side of a picture in pixels
     latent_channels: int = 16  # of 8 x 8 latents: 4, as Stable Diffusion has of 64 x 64, would lose what 64 pixels show
     vae_width: int = 32
@@ -78,7 +79,8 @@ def train(out: Path, settings: LatentTraining, report: Callable[[str], None] = p
         average = copies(model)
         optimisers = _optimisers(model, settings.lr)
         load_state(out / f"state-{stage}.safetensors", model, average, optimisers)
-        feed = batches(pictures, parts["tokenizer"], settings, first + (stage == "network") * settings.vae_steps)
+        sizes = replace(settings, batch=settings.vae_batch) if stage == "vae" else settings
+        feed = batches(pictures, parts["tokenizer"], sizes, first + (stage == "network") * settings.vae_steps)
         for step, batch in zip(range(first, last), feed, strict=False):
             set_rate(optimisers, settings.lr * rate(step, last, settings.warmup, settings.decay_share))
             batch = {name: value.to(place) for name, value in batch.items()}
@@ -246,7 +248,7 @@ def _load_as_float32(path: Path) -> None:
 def _standardise(vae: Any, feed: Iterator[dict[str, Tensor]]) -> None:
     """Set the scaling factor that gives latents unit variance."""
     place = next(vae.parameters()).device
-    pictures = torch.cat([next(feed)["pictures"] for _ in range(4)]).to(place)
+    pictures = torch.cat([next(feed)["pictures"] for _ in range(16)]).to(place)
     latents = vae.encode(pictures.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mean
     vae.register_to_config(scaling_factor=1.0 / float(latents.std()))
 
