@@ -58,7 +58,7 @@ def test_it_is_a_prior_as_stable_diffusion_is(folder: Path) -> None:
     (warning,) = prior.warnings("a red unicorn")
     assert "'unicorn'" in warning and prior.warnings("a red car") == []
     card = (folder / "README.md").read_text()
-    assert "prior train --model latent" in card and "2 steps of the autoencoder, 4 of the network" in card
+    assert "prior train --model latent" in card and "2 steps of the autoencoder and 4 of the network" in card
 
 
 def test_a_stopped_training_ends_in_the_same_weights(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -172,6 +172,8 @@ def _inject(network: nn.Module, rank: int, draws: torch.Generator) -> None:
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), network, NAME)
     with torch.no_grad():
         for name, weight in network.named_parameters():
+            if ".lora_" in name:  # float32 whatever the network's: half precision rounds Adam's small steps away
+                weight.data = weight.data.float()
             if ".lora_A." in name:
                 weight.copy_(torch.randn(weight.shape, generator=draws) / rank)
 

@@ -112,8 +112,8 @@ def _of_latents(training: dict[str, Any]) -> dict[str, str]:
     settings = training["settings"]
     return {
         "name": "embedded latent prior",
-        "steps_done": f"{training.get('vae', 0)} steps of the autoencoder, {training.get('network', 0)} of the network, of "
-        f" {settings['vae_batch']} and {settings['batch']} pictures",
+        "steps_done": f"{training.get('vae', 0)} steps of the autoencoder and {training.get('network', 0)} of the "
+        f"network, of {settings['vae_batch']} and {settings['batch']} pictures",
         "dropout": f"The text is dropped from {settings['text_dropout']:.0%} of them.",
         "precision": "Its latents are eight pixels wide each: what is smaller is the\nautoencoder's guess.",
     }
