@@ -62,26 +62,26 @@ class Workshop:
 
 @dataclass
 class Priors:
-    """The priors of one run, each built once."""
+    """The priors of one run, each built once; ``built`` may begin with some that are there already."""
 
     device: torch.device
-    _built: list[tuple[Any, Prior]] = field(default_factory=list)
+    built: list[tuple[Any, Prior]] = field(default_factory=list)
 
     def of(self, spec: Any) -> Prior:
-        for known, prior in self._built:
+        for known, prior in self.built:
             if known == spec:
                 return prior
-        self._built.append((spec, spec.build(self.device)))
-        return self._built[-1][1]
+        self.built.append((spec, spec.build(self.device)))
+        return self.built[-1][1]
 
     def folders(self) -> list[Path]:
-        return [prior.folder for _, prior in self._built if isinstance(prior, FromFolder)]
+        return [prior.folder for _, prior in self.built if isinstance(prior, FromFolder)]
 
     def warnings(self, recipe: Recipe) -> list[str]:
         """What the priors built so far will not understand in the recipe's prompts."""
         found: dict[str, None] = {}
         for term in (term for stage in recipe.stages for term in stage.terms):
-            for spec, prior in self._built:
+            for spec, prior in self.built:
                 if spec == term.prior and isinstance(prior, Vocabulary):
                     found.update(dict.fromkeys(prior.warnings(term.prompt)))
         return list(found)

@@ -15,6 +15,7 @@ from dreamforge.config import Recipe
 from dreamforge.priors.mixture import Mixture
 from dreamforge.runs import Interrupted, Listener
 from dreamforge.scenes.canvas import Canvas
+from dreamforge.stopwatch import PARTS
 from dreamforge.types import DreamforgeError
 
 STEPS, WARMUP = LEAST + 2, 2
@@ -158,7 +159,7 @@ def test_optimisers_are_of_whom_they_move(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch.optim.Adam, "_init_group", slow)
     found = measured(recipe(guidance={"use": "vsd.VSD"}))
-    apart = {part: found.ms[part] - moved.ms[part] for part in bench.PARTS}
+    apart = {part: found.ms[part] - moved.ms[part] for part in PARTS}
     assert apart == pytest.approx({"network": 29e3, "encode": 0, "scene": 23e3, "rest": 0})
 
 
@@ -209,7 +210,7 @@ def test_the_table_adds_up_and_a_busy_machine_is_said(
     lines = capsys.readouterr().out.splitlines()
     assert "canvas on cpu" in lines[0] and "load before 0.75" in lines[0] and "measure again" in lines[1]
     rows = [line.split() for line in lines if line.endswith("%")]
-    assert [row[0] for row in rows] == list(bench.PARTS)
+    assert [row[0] for row in rows] == list(PARTS)
     assert sum(float(row[-1].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.3)
     (total,) = [float(line.split()[1]) for line in lines if line.startswith("step")]
     assert sum(float(row[1]) for row in rows) == pytest.approx(total, abs=0.03)
@@ -217,4 +218,4 @@ def test_the_table_adds_up_and_a_busy_machine_is_said(
     monkeypatch.setattr("os.getloadavg", lambda: (0.2, 0.0, 0.0))
     assert cli.main([*command, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["load"] == 0.2 and facts["prior"][0]["asked"] == 2 and set(facts["prior"][0]["ms"]) == set(bench.PARTS)
+    assert facts["load"] == 0.2 and facts["prior"][0]["asked"] == 2 and set(facts["prior"][0]["ms"]) == set(PARTS)

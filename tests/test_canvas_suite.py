@@ -118,9 +118,9 @@ def test_the_gradient_is_heard_once_a_step_as_the_engine_adds_it_up(lab: Lab, dr
     """The mean over draws, divided by the number of pictures; and the pictures stay at a learning rate of 0."""
     still = torch.rand(3, 64, 64, 3, generator=generator(4))
     ones = {"guidance": {"use": f"{__name__}.Ones"}, "scene.lr": 0.0}
-    lab.meter.gradients = []
+    lab.gradients = []
     after = lab.paint(content("a red owl", 5, 2, 3, drawing(draws), ones), still).pictures
-    heard, lab.meter.gradients = lab.meter.gradients, None
+    heard, lab.gradients = lab.gradients, None
     assert len(heard) == 2
     for one in heard:
         torch.testing.assert_close(one, torch.full((3, 3, 8, 8), 1 / 3))

@@ -1,5 +1,6 @@
 """How long it will take, measured before it starts: a few timed steps of every kind, and where their time goes."""
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import torch
 
 from dreamforge.reproduce import plan
 from dreamforge.reproduce.lab import SEED, SEEDS, SIZE, TRUE, Job, Lab
-from dreamforge.reproduce.meter import Clock, split
 from dreamforge.reproduce.methods import METHODS, Method, by_name, content, drawing
 from dreamforge.rng import derive
+from dreamforge.stopwatch import PARTS
 
 WARM, TIMED = 2, 4  # steps before the clock counts, and counted
 
@@ -64,12 +65,12 @@ def seconds(jobs: Sequence[Job], known: Mapping[str, Kind], judging: float) -> f
 
 def overhead(lab: Lab) -> tuple[float, float]:
     """Seconds that the true renders of a prompt take, and seconds to judge and store the pictures of a row."""
-    prompt, clock = plan.tuning_prompts(plan.FULL)[0], Clock(dict.fromkeys(("truth", "judging"), 0.0))
-    with clock.of("truth"):
-        lab.truth(prompt)
-    with clock.of("judging"):
-        lab.measured(prompt, torch.full((SEEDS, SIZE, SIZE, 3), 0.5))
-    return clock.seconds["truth"], clock.seconds["judging"]
+    prompt = plan.tuning_prompts(plan.FULL)[0]
+    began = time.perf_counter()
+    lab.truth(prompt)
+    drawn = time.perf_counter()
+    lab.measured(prompt, torch.full((SEEDS, SIZE, SIZE, 3), 0.5))
+    return drawn - began, time.perf_counter() - drawn
 
 
 def table(known: Mapping[str, Kind]) -> list[str]:
@@ -95,10 +96,9 @@ def by_stage(jobs: Sequence[Job]) -> dict[str, int]:
 
 def _timed(lab: Lab, pictures: int, prompt: str, values: dict[str, Any]) -> Kind:
     recipe = content(prompt, derive(SEED, "estimate"), WARM + TIMED, pictures, values)
-    before, lab.meter.clock.seconds = lab.meter.clock.seconds, Clock().seconds
     painted = lab.paint(recipe)
-    spent, total = split(lab.meter.clock, sum(painted.steps)), sum(painted.steps)
-    lab.meter.clock.seconds = before
-    parts = {name: value / total for name, value in spent.items()}
+    steps = painted.steps[WARM:]
+    parts = {part: sum(step.parts[part] for step in steps) / sum(step.seconds for step in steps) for part in PARTS}
     evaluations = painted.evaluations / (WARM + TIMED) / pictures
-    return Kind(pictures, painted.seconds - total, fmean(painted.steps[WARM:]), evaluations, parts)
+    start = painted.seconds - sum(step.seconds for step in painted.steps)
+    return Kind(pictures, start, fmean(step.seconds for step in steps), evaluations, parts)

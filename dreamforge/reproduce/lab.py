@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,19 @@ from dreamforge.evaluation.truths import true_renders
 from dreamforge.evaluation.verdict import judge_pictures
 from dreamforge.evaluation.wanted import right
 from dreamforge.files import hashes
-from dreamforge.reproduce.meter import Meter, TimedScene
 from dreamforge.rng import derive
 from dreamforge.schedule import curve
 from dreamforge.slots import make
-from dreamforge.types import Prior
+from dreamforge.stopwatch import (
+    Step,
+    Stopwatch,
+    backward_and_optimisers,
+    followed_by,
+    watch_learned,
+    watch_prior,
+    watch_scene,
+)
+from dreamforge.types import LearnedGuidance, Prior
 
 SEED = 2026
 SEEDS = 4  # pictures of a prompt and method, and particles
@@ -53,17 +61,24 @@ class Job:
 
 @dataclass(frozen=True)
 class Painted:
-    """``pictures [B,64,64,3]`` of a run, what they cost, and the seconds of each step."""
+    """``pictures [B,64,64,3]`` of a run, its ``seconds`` in all, and what each step cost."""
 
     pictures: Tensor
-    evaluations: int
     seconds: float
-    steps: list[float]
+    steps: list[Step]
+
+    @property
+    def evaluations(self) -> int:
+        """One for every text and picture, those that a twin learns from too."""
+        return sum(step.asked + step.learnt for step in self.steps)
 
 
 @dataclass
 class Lab:
-    """Everything that rows are made with. ``spec`` is the prior's slot in a recipe, ``prompts`` all that are judged."""
+    """Everything that rows are made with. ``spec`` is the prior's slot in a recipe, ``prompts`` all that are judged.
+
+    ``gradients``: a list that receives every gradient on x, as the engine adds it up; None listens to nothing.
+    """
 
     prior: Prior
     spec: dict[str, Any]
@@ -72,7 +87,10 @@ class Lab:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
-        self.meter, self.judge = Meter(self.prior), shipped()
+        self.judge, self.watch = shipped(), Stopwatch(self.device)
+        self.gradients: list[Tensor] | None = None
+        watch_prior(self.prior, self.watch)
+        followed_by(self.prior, "encode", self._listen)
         folders = {"judge": data.asset("judge"), "prior": getattr(self.prior, "folder", None)}
         self.fingerprint = {name: _weights(folder) for name, folder in folders.items() if folder is not None}
         self._truths: dict[str, Tensor] = {}
@@ -102,28 +120,33 @@ class Lab:
 
     def paint(self, content: dict[str, Any], start: Tensor | None = None) -> Painted:
         """Run one recipe by the engine; ``start [B,64,64,3]`` takes the place of the canvas's own beginning."""
-        began, before = time.perf_counter(), self.meter.evaluations
+        began = time.perf_counter()
         recipe = config.build({**content, "prior": self.spec})
         (stage,) = recipe.stages
-        metered = replace(stage, terms=tuple(replace(term, prior=self.meter) for term in stage.terms))
-        workshop = build_stage(replace(recipe, stages=(metered,)), 0, Priors(self.device))
+        workshop = build_stage(recipe, 0, Priors(self.device, [(term.prior, self.prior) for term in stage.terms]))
         if start is not None:
             workshop.scene.load_state({"logits": start.clamp(0.002, 0.998).logit().to(self.device)})
-        steps: list[float] = []
-        fit(
-            TimedScene(self.meter.clock, workshop.scene),
-            workshop.terms,
-            workshop.optimiser,
-            stage.steps,
-            derive(recipe.seed, "stage", 0),
-            device=self.device,
-            lr_scale=lambda progress: curve(stage.optimiser.lr_scale, progress),
-            on_step=lambda info: steps.append(info.seconds),
-        )
+        watch_scene(workshop.scene, self.watch)
+        for term in workshop.terms:
+            if isinstance(term.guidance, LearnedGuidance):
+                watch_learned(term.guidance, self.watch)
+        steps: list[Step] = []
+        self.watch.take()
+        with backward_and_optimisers(self.watch):
+            fit(
+                workshop.scene,
+                workshop.terms,
+                workshop.optimiser,
+                stage.steps,
+                derive(recipe.seed, "stage", 0),
+                device=self.device,
+                lr_scale=lambda progress: curve(stage.optimiser.lr_scale, progress),
+                on_step=lambda info: steps.append(self.watch.take()),
+            )
         with torch.no_grad():
             cameras = turntable(stage.terms[0].views, height=SIZE, width=SIZE, device=self.device)
             pictures = metrics.as_saved(workshop.scene.render(cameras, None, 0).rgb).cpu()
-        return Painted(pictures, self.meter.evaluations - before, time.perf_counter() - began, steps)
+        return Painted(pictures, time.perf_counter() - began, steps)
 
     def truth(self, prompt: Prompt) -> Tensor:
         """The true renders that pictures of a prompt are compared with, ``[truths,64,64,3]``."""
@@ -167,16 +190,25 @@ class Lab:
         (content,) = job.runs
         count = content["views"]
         still = true_renders(job.prompt.asked, count, derive(SEED, "still"), SIZE)
-        self.meter.gradients = []
+        self.gradients = []
         try:
             painted = self.paint(content, still)
-            gradients = torch.stack(self.meter.gradients) * count
+            gradients = torch.stack(self.gradients) * count
         finally:
-            self.meter.gradients = None
+            self.gradients = None
         variance = gradients.var(0).flatten(1).mean(1).cpu()
         each = content["steps"] * count
-        costs = {"": 1.0, " per evaluation": painted.evaluations / each, " per second": sum(painted.steps) / each}
+        costs = {
+            "": 1.0,
+            " per evaluation": painted.evaluations / each,
+            " per second": sum(step.seconds for step in painted.steps) / each,
+        }
         return {f"variance{name}": (variance * cost).tolist() for name, cost in costs.items()}
+
+    def _listen(self, x: Tensor) -> None:
+        heard = self.gradients
+        if heard is not None and x.requires_grad:
+            x.register_hook(lambda gradient: heard.append(gradient.detach().clone()))
 
     def _pictures(self, job: Job) -> tuple[Tensor, dict[str, list[float]]]:
         if job.method == TRUE:

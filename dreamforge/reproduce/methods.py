@@ -129,19 +129,20 @@ class NamedPrior:
 
 PRIORS = (
     NamedPrior("toybox", "pixel prior", {"use": "toybox.ToyboxPrior"}, "prior"),
-    NamedPrior("latent", "latent prior", {"use": "stable_diffusion.StableDiffusion", "model": "latent"}, "latent"),
+    NamedPrior(
+        "latent", "latent prior", {"use": "stable_diffusion.StableDiffusion", "model": "toybox-latent"}, "latent"
+    ),
 )
 
 
 def spec(named: NamedPrior) -> Values:
-    """Its slot with the place of its weights. Raises DreamforgeError, one sentence, where they are not there."""
-    if not named.folder:
-        return dict(named.values)
+    """Its slot in a recipe. Raises DreamforgeError, one sentence, where its weights are not there."""
     try:
-        folder = data.asset(named.folder)
+        if named.folder:
+            data.asset(named.folder)
     except DreamforgeError as error:
         raise DreamforgeError(
             f"The prior '{named.name}' is not there: this installation has no assets/{named.folder}; take another "
             "--prior, or a version of the package that carries it."
         ) from error
-    return {**named.values, "model": str(folder)} if "model" in named.values else dict(named.values)
+    return dict(named.values)
