@@ -180,13 +180,13 @@ def test_the_criterion_of_tuning() -> None:
     rows = []
     for method in (method for method in METHODS if method.tuned):
         for number, (right, error) in enumerate(rights.get(method.family, [(1.0, 0.5)] * 4)):
-            metrics = {"right": [right], "saturation error": [error]}
+            metrics = {"right": [right], "sharpness error": [error]}
             rows.append({"method": method.name, "setting": number, "metrics": metrics})
-    rows[-1]["metrics"] = {"right": [1.0]}  # exploded: no saturation error
+    rows[-1]["metrics"] = {"right": [1.0]}  # exploded: no sharpness error
     chosen, tried = plan.choose(rows)
     assert chosen["sds"] == 2 and chosen["vsd"] == 0
     assert [one["right"] for one in tried["sds"]] == [0.5, 0.6, 0.6, 0.6]
-    assert tried[METHODS[-1].family][-1]["saturation error"] == 1.0
+    assert tried[METHODS[-1].family][-1]["sharpness error"] == plan.EXPLODED
 
 
 # --- the whole ---

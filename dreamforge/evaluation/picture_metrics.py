@@ -15,7 +15,7 @@ from dreamforge.evaluation.verdict import Votes
 from dreamforge.evaluation.wanted import Wanted
 from dreamforge.render.light import srgb_to_linear
 
-CLIPPED = 1.5 / 255  # a channel this near to 0 or 1 shows nothing any more
+CLIPPED = 4.5 / 255  # a channel this near to 0 or 1 shows nothing any more; a canvas only approaches both
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 WHITE = (0.95047, 1.0, 1.08883)  # D65
 TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))

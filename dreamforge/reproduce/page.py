@@ -119,9 +119,9 @@ def _tuning(tried: Mapping[str, Sequence[Mapping[str, Any]]], methods: Sequence[
         for one in settings:
             text = html.escape(json.dumps(one["setting"]))
             mark = "chosen" if one["setting"] == chosen[family] else ""
-            figures = f"<td>{one['right']}</td><td>{one['saturation error']}</td><td>{mark}</td>"
+            figures = f"<td>{one['right']}</td><td>{one['sharpness error']}</td><td>{mark}</td>"
             rows.append(f"<tr><td>{html.escape(family)}</td><td><code>{text}</code></td>{figures}</tr>")
-    heads = "<th>family</th><th>setting</th><th>right</th><th>saturation error</th><th></th>"
+    heads = "<th>family</th><th>setting</th><th>right</th><th>sharpness error</th><th></th>"
     return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
 
 

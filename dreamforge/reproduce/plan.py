@@ -12,6 +12,7 @@ from dreamforge.reproduce.methods import DRAWS, METHODS, TRIED, Method, Values, 
 from dreamforge.rng import derive
 
 JUDGING, TUNING = "canvas-32", "canvas-tuning-8"
+EXPLODED = 8.0  # octaves
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ def variance(scale: Scale) -> list[Job]:
 def choose(rows: Sequence[Row]) -> tuple[dict[str, int], dict[str, list[dict[str, Any]]]]:
     """The setting of every family, and what was tried with what it gave.
 
-    The criterion, fixed beforehand: the share of right pictures; among equals the lowest saturation error; then the
-    first. A setting that exploded on a prompt has no saturation error there and counts with the largest, 1.
+    The criterion, fixed beforehand: the share of right pictures; among equals the lowest sharpness error, for what has
+    not arrived is blurred and what went too far is noisy; then the first. A setting that exploded on a prompt has no
+    sharpness there and counts with that of plain noise.
     """
     chosen: dict[str, int] = {}
     tried: dict[str, list[dict[str, Any]]] = {}
@@ -93,9 +95,9 @@ def choose(rows: Sequence[Row]) -> tuple[dict[str, int], dict[str, list[dict[str
         for number, values in enumerate(settings):
             own = [row["metrics"] for row in rows if row["method"] == name and row["setting"] == number]
             right = fmean(value for one in own for value in one["right"])
-            error = fmean(value for one in own for value in one.get("saturation error", [1.0]))
-            found.append({"setting": values, "right": round(right, 4), "saturation error": round(error, 4)})
-        chosen[family] = min(range(len(found)), key=lambda k: (-found[k]["right"], found[k]["saturation error"]))
+            error = fmean(value for one in own for value in one.get("sharpness error", [EXPLODED]))
+            found.append({"setting": values, "right": round(right, 4), "sharpness error": round(error, 4)})
+        chosen[family] = min(range(len(found)), key=lambda k: (-found[k]["right"], found[k]["sharpness error"]))
         tried[family] = found
     return chosen, tried
 
