@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 
 from dreamforge import config, runs
 from dreamforge.assembly import Priors, build_stage
@@ -218,6 +219,31 @@ def test_partial_and_damaged_downloads_are_told(part: str, folders: dict[str, Pa
     file.write_bytes(whole)
     (folder / part / "config.json").unlink()
     told(rf"has no {part}/config\.json", folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_files_of_another_network_are_told(part: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """transformers would go on with random numbers in place of what is not there."""
+    folder = copied(folders["stable_diffusion"], tmp_path / "sd")
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    lost = sorted(tensors)[0]
+    save_file({name: value for name, value in tensors.items() if name != lost}, file, {"format": "pt"})
+    with pytest.raises(DreamforgeError, match=rf"The {part} of .* lacks 1 of its tensors, as {lost}"):
+        Pretrained(str(folder)).build().embed([SECRET])  # text encoders are loaded when there is a text
+
+
+def test_a_damaged_file_is_told_before_the_run_begins(folders: dict[str, Path], tmp_path: Path) -> None:
+    """By the look at its size already, which comes before all else."""
+    folder = copied(folders["stable_diffusion"], tmp_path / "sd")
+    (file,) = (folder / "unet").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1000])
+    recipe = config.load(
+        "canvas", values={"prompt": SECRET, "prior": {"use": "pretrained.Pretrained", "model": str(folder)}}
+    )
+    with pytest.raises(DreamforgeError, match="is damaged"):
+        runs.generate(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_shard_is_named(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Opening a pretrained model: find its files, look at them, load the parts, and say in one sentence what is wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -33,6 +33,9 @@ def open_stock(family: Family, spec: Any, device: torch.device | str) -> StockPr
     with silent(), readable(source):
         pipeline = load(source, absent, torch.float32 if options.lora else dtype)
         network, vae = getattr(pipeline, family.network), getattr(pipeline, "vae", None)
+        for part, module in ((family.network, network), ("vae", vae)):
+            if module is not None:
+                complete(source, part, [name for name, p in module.named_parameters() if p.is_meta])
         network = place(personal.add_lora(type(pipeline), network, options.lora, options.lora_scale), dtype, device)
         if options.tiny_vae:
             vae = tiny_autoencoder(options.tiny_vae, dtype)
@@ -50,7 +53,7 @@ def open_stock(family: Family, spec: Any, device: torch.device | str) -> StockPr
         at = "cpu" if family.big_text and limits.frugal else device
         for part in text:
             if isinstance(module := getattr(whole, part), torch.nn.Module):
-                module.to(at).eval()
+                aligned(module.to(at).eval())
         return whole
 
     size = options.size or pipeline.config.get("default_sample_size") or network.config["sample_size"] * shrink(vae)
@@ -117,16 +120,53 @@ def load(source: Source, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         parts["requires_safety_checker"] = False
     if source.single:
         return cls.from_single_file(source.path, config=str(source.folder), local_files_only=True, dtype=dtype, **parts)
-    which = weights.variant(source.folder, half=dtype != torch.float32)
-    return cls.from_pretrained(
-        source.folder, use_safetensors=True, local_files_only=True, variant=which, dtype=dtype, **parts
-    )
+    options = {"use_safetensors": True, "local_files_only": True, "dtype": dtype}
+    options["variant"] = weights.variant(source.folder, half=dtype != torch.float32)
+    for name in set(index) & accepted - set(parts):
+        part = load_transformer(source, name, index[name], options)
+        if part is not None:
+            parts[name] = part
+    return cls.from_pretrained(source.folder, **options, **parts)
+
+
+def load_transformer(source: Source, part: str, entry: Sequence[str], options: dict[str, Any]) -> Any:
+    """A text encoder, None for another part. transformers would draw the tensors that its files lack at random.
+
+    ``entry``: the library and the class that ``model_index.json`` names.
+    """
+    import transformers
+
+    library, kind = entry
+    found = getattr(transformers, kind, None) if library == "transformers" else None
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        return None
+    cls: Any = found
+    model, info = cls.from_pretrained(source.folder / part, **options, output_loading_info=True)
+    complete(source, part, sorted(info["missing_keys"]))
+    return model
+
+
+def complete(source: Source, part: str, missing: Sequence[str]) -> None:
+    """Raise DreamforgeError where the files of a part lack tensors: they are another network's, or cut off."""
+    if missing:
+        raise DreamforgeError(
+            f"The {part} of '{source.model}' in {source.path} lacks {len(missing)} of its tensors, as {missing[0]}: "
+            f"{weights.again(source)}."
+        )
 
 
 def place(module: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """A frozen network where it computes; convolutions keep the channels last in memory, where kernels are fastest."""
-    module = torch.nn.Module.to(module, device=device, dtype=dtype).eval().requires_grad_(False)
+    module = aligned(torch.nn.Module.to(module, device=device, dtype=dtype).eval().requires_grad_(False))
     return module.to(memory_format=torch.channels_last)
+
+
+def aligned(module: torch.nn.Module) -> torch.nn.Module:
+    """Weights mapped from a file begin anywhere, and products round by where they begin: equal weights, equal bytes."""
+    for parameter in module.parameters():
+        if parameter.data_ptr() % 64:
+            parameter.data = parameter.data.clone()
+    return module
 
 
 def tiny_autoencoder(model: str, dtype: torch.dtype) -> Any:

@@ -196,12 +196,13 @@ def variant(folder: Path, half: bool) -> str | None:
 
 
 def parameters(source: Source, part: str) -> int:
-    """How many numbers the network ``part`` of a model has, read from the headers of its files."""
+    """How many numbers the network ``part`` of a model has, by the headers of its files; DreamforgeError for damage."""
     from safetensors import safe_open
 
     files = [source.path] if source.single else sorted((source.folder / part).glob("*.safetensors"))
     counts: dict[str, int] = {}  # by name: a folder may hold several variants of the same tensors
     for path in files:
+        sound(path, again(source))
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 if not source.single or name.startswith("model.diffusion_model."):
