@@ -282,7 +282,10 @@ def _made(path: Path) -> Outcome:
 
 
 def _prior_folder(options: argparse.Namespace) -> Path:
-    return Path(options.folder) if options.folder else data.asset("prior")
+    from dreamforge.priors.known import EMBEDDED
+
+    own = EMBEDDED.get(options.folder) if options.folder else "prior"
+    return data.asset(own) if own else Path(options.folder)
 
 
 def _headline(text: str) -> str:

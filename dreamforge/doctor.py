@@ -13,6 +13,7 @@ from dreamforge.config import Recipe
 from dreamforge.files import hashes
 from dreamforge.forecast import forecasts
 from dreamforge.manifest import PACKAGES, describe, installed
+from dreamforge.priors.known import EMBEDDED
 from dreamforge.priors.memory import total_memory
 from dreamforge.priors.toybox import network_dtype
 from dreamforge.types import DreamforgeError
@@ -33,7 +34,8 @@ class Finding:
 def examine() -> list[Finding]:
     """Everything worth knowing about this installation."""
     owners = packages_distributions().get("dreamforge", [])
-    return [_versions(), package_name(owners), _device(), _precision(), prior_files(), *_optional()]
+    files = [prior_files(name) for name in ("prior", *EMBEDDED.values())]
+    return [_versions(), package_name(owners), _device(), _precision(), *files, *_optional()]
 
 
 def examine_recipe(recipe: Recipe, device: torch.device) -> list[Finding]:
@@ -97,11 +99,11 @@ def _precision() -> Finding:
     return Finding("precision", f"{name} for the embedded prior ({torch.backends.cpu.get_cpu_capability()}; {why})")
 
 
-def prior_files() -> Finding:
-    """The embedded prior's files against the hashes stored beside them."""
+def prior_files(name: str) -> Finding:
+    """An embedded prior's files, in ``assets/<name>``, against the hashes stored beside them."""
     cure = f"install {DISTRIBUTION} again"
     try:
-        folder = data.asset("prior")
+        folder = data.asset(name)
     except DreamforgeError as error:
         return Finding("prior", str(error), True)
     sums = folder / "SHA256SUMS"
@@ -112,7 +114,7 @@ def prior_files() -> Finding:
     damaged = [name for sha, name in lines if found.get(name) != sha]
     if damaged:
         return Finding("prior", f"missing or damaged in {folder}: {', '.join(damaged)}; {cure}", True)
-    return Finding("prior", f"{len(lines)} files of the embedded prior are as they were shipped")
+    return Finding("prior", f"{len(lines)} files in {folder.name} are as they were shipped")
 
 
 def _optional() -> list[Finding]:

@@ -324,6 +324,6 @@ def test_doctor_finds_damaged_weights(tmp_path: Path, monkeypatch: pytest.Monkey
     weights.write_bytes(b"weights")
     (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(b'weights').hexdigest()}  transformer/model.safetensors\n")
     monkeypatch.setattr("dreamforge.data.asset", lambda name: tmp_path)
-    assert not prior_files().wrong
+    assert not prior_files("prior").wrong
     weights.write_bytes(b"wieghts")
-    assert prior_files().wrong and "transformer/model.safetensors" in prior_files().text
+    assert prior_files("prior").wrong and "transformer/model.safetensors" in prior_files("prior").text

@@ -16,7 +16,7 @@ from dreamforge.toybox.pictures import Pictures, draw
 from dreamforge.types import Query
 
 TINY = LatentTraining(
-    vae_steps=2, steps=4, toys=4, batch=2, size=32, latent_channels=4, vae_width=32, width=96, text_width=64,
+    vae_steps=2, steps=4, toys=4, batch=2, size=32, latent_channels=4, vae_width=8, width=32, text_width=64,
     text_depth=1, every=2,
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_plain_diffusers_samples_it(folder: Path) -> None:
     (picture,) = pipeline("a red car", num_inference_steps=2).images
     assert picture.size == (32, 32)
     latents = pipeline.vae.encode(torch.rand(2, 3, 32, 32) * 2 - 1).latent_dist.mean
-    assert latents.shape == (2, 4, 4, 4)
+    assert latents.shape == (2, 4, 8, 8)
 
 
 def test_it_is_a_prior_as_stable_diffusion_is(folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_it_is_a_prior_as_stable_diffusion_is(folder: Path) -> None:
     assert text.tensors["text"].shape == (2, MAX_TOKENS, TINY.text_width)
     x = prior.encode(torch.rand(2, 32, 32, 3), 0)
     (eps,) = prior.predict_noise(x, torch.tensor([0.3, 0.9]), [Query(text)])
-    assert eps.shape == x.shape == (2, 4, 4, 4) and eps.isfinite().all()
+    assert eps.shape == x.shape == (2, 4, 8, 8) and eps.isfinite().all()
     (warning,) = prior.warnings("a red unicorn")
     assert "'unicorn'" in warning and prior.warnings("a red car") == []
     card = (folder / "README.md").read_text()

@@ -216,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     flat.set_defaults(run=prior)
     flat.add_argument("--n", type=int, default=SAMPLES, help=f"samples of every pair (default: {SAMPLES})")
     for one in (made, flat):
-        one.add_argument("--folder", default="", help="folder of the prior that is sampled (default: the embedded one)")
+        one.add_argument(
+            "--folder", default="", help="folder of the prior, or toybox-latent (default: the one in pixels)"
+        )
         one.add_argument("--out", type=Path, help="folder of the result")
     return parser
 

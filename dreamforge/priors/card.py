@@ -31,7 +31,7 @@ The camera is one more context token: sines and cosines of multiples of azimuth 
 """
 
 LATENTS = """A Stable Diffusion pipeline in small: diffusers' `StableDiffusionPipeline` with an `AutoencoderKL` (latents
-of {latent_channels} channels, an eighth of {size}x{size} pixels), a `UNet2DConditionModel` (eps-prediction, Stable
+of {latent_channels} channels, a quarter of {size}x{size} pixels), a `UNet2DConditionModel` (eps-prediction, Stable
 Diffusion's schedule) and a {text_depth}-layer `CLIPTextModel` on word tokens. {parameters:.1f} million parameters,
 float16, averaged over training. Plain diffusers samples it:
 
@@ -115,7 +115,7 @@ def _of_latents(training: dict[str, Any]) -> dict[str, str]:
         "steps_done": f"{training.get('vae', 0)} steps of the autoencoder and {training.get('network', 0)} of the "
         f"network, of {settings['vae_batch']} and {settings['batch']} pictures",
         "dropout": f"The text is dropped from {settings['text_dropout']:.0%} of them.",
-        "precision": "Its latents are eight pixels wide each: what is smaller is the\nautoencoder's guess.",
+        "precision": "Its latents are four pixels wide each: what is smaller is the\nautoencoder's guess.",
     }
 
 

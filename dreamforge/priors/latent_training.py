@@ -2,7 +2,7 @@
 
 First an ``AutoencoderKL``, then, in its latents, a ``UNet2DConditionModel`` with a ``CLIPTextModel`` on word tokens:
 
-    autoencoder   |x - D(z)|_1 + |grad (x - D(z))|_1 + kl KL(q(z|x) || N(0, I)),   z ~ q(z|x)
+    autoencoder   8 |x - D(z)|^2 + |x - D(z)| + |grad (x - D(z))| / 2 + kl KL(q(z|x) || N(0, I)),   z ~ q(z|x)
     network       min(SNR, 5) / SNR |eps_theta(alpha z + sigma eps, t, y) - eps|^2     (Hang et al. 2023, 2303.09556)
 
 The views of the captions are all that it knows of cameras, as Stable Diffusion.
@@ -36,18 +36,20 @@ SNR_LIMIT = 5.0
 class LatentTraining:
     """All settings of one training; those of the shipped weights stand in their ``training.json``."""
 
-    vae_steps: int = 6_000
+    vae_steps: int = 4_000
     steps: int = 20_000  # of the network, after the autoencoder's
     toys: int = 24_000  # drawn once, two pictures each; colours, backgrounds, mirror images anew every time
     batch: int = 64
     vae_batch: int = 16  # a picture has many places for the autoencoder to learn from
     size: int = 64  # side of a picture in pixels
-    latent_channels: int = 16  # of 8 x 8 latents: 4, as Stable Diffusion has of 64 x 64, would lose what 64 pixels show
-    vae_width: int = 32
-    width: int = 96  # of the network's first level; the second has 4/3 of it
+    # Of 16 x 16 latents. Eight times smaller, as Stable Diffusion's of 512 pixels, 64 pixels lost their colours.
+    latent_channels: int = 8
+    vae_width: int = 16  # of the first level, doubled at the two others
+    width: int = 48  # of the network's first level; the others have 2 and 3 times as much
     layers: int = 1
     text_width: int = 192
     text_depth: int = 3
+    vae_lr: float = 2e-3
     lr: float = 1e-3
     warmup: int = 300
     decay_share: float = 0.25  # of the steps, at the end: the learning rate falls linearly to 2 %
@@ -79,12 +81,13 @@ def train(out: Path, settings: LatentTraining, report: Callable[[str], None] = p
             continue
         model = _learning(parts, stage).to(place).train()
         average = copies(model)
-        optimisers = _optimisers(model, settings.lr)
+        lr = settings.vae_lr if stage == "vae" else settings.lr
+        optimisers = _optimisers(model, lr)
         load_state(out / f"state-{stage}.safetensors", model, average, optimisers)
         sizes = replace(settings, batch=settings.vae_batch) if stage == "vae" else settings
         feed = batches(pictures, parts["tokenizer"], sizes, first + (stage == "network") * settings.vae_steps)
         for step, batch in zip(range(first, last), feed, strict=False):
-            set_rate(optimisers, settings.lr * rate(step, last, settings.warmup, settings.decay_share))
+            set_rate(optimisers, lr * rate(step, last, settings.warmup, settings.decay_share))
             batch = {name: value.to(place) for name, value in batch.items()}
             draw = generator(settings.seed, stage, step)
             loss = (vae_loss if stage == "vae" else network_loss)(parts, batch, draw, settings)
@@ -109,14 +112,15 @@ def train(out: Path, settings: LatentTraining, report: Callable[[str], None] = p
 def vae_loss(
     parts: dict[str, Any], batch: dict[str, Tensor], draw: torch.Generator, settings: LatentTraining
 ) -> Tensor:
-    """L1 of the picture in [-1, 1] and of its differences between neighbours, and the weighted KL, per element."""
+    """Squares, which want colours, and L1, which wants edges, of the picture in [-1, 1], per element; see the head."""
     x = batch["pictures"].permute(0, 3, 1, 2) * 2 - 1
     with torch.autocast(x.device.type, torch.bfloat16):
         posterior = parts["vae"].encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=draw).to(x)
         error = parts["vae"].decode(posterior.mean + posterior.std * noise).sample.float() - x
     sharp = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    loss: Tensor = error.abs().mean() + 0.5 * sharp + settings.kl * posterior.kl().float().mean() / x[0].numel()
+    kl = settings.kl * posterior.kl().float().mean() / x[0].numel()
+    loss: Tensor = 8 * error.square().mean() + error.abs().mean() + 0.5 * sharp + kl
     return loss
 
 
@@ -148,30 +152,30 @@ def new_parts(settings: LatentTraining) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    tokenizer, width = new_tokenizer(), settings.vae_width
-    levels = (width, width * 3 // 2, 2 * width, width * 5 // 2)  # three halvings: 64 pixels are 8 latents
     vae = AutoencoderKL(
         latent_channels=settings.latent_channels,
-        block_out_channels=levels,
-        down_block_types=("DownEncoderBlock2D",) * len(levels),
-        up_block_types=("UpDecoderBlock2D",) * len(levels),
+        block_out_channels=tuple(settings.vae_width * k for k in (1, 2, 4)),  # two halvings: 64 pixels are 16 latents
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
-        norm_num_groups=16,
+        norm_num_groups=4,
         mid_block_add_attention=False,
         sample_size=settings.size,
     )
+    _ease(vae)
     unet = UNet2DConditionModel(
-        sample_size=settings.size // 2 ** (len(levels) - 1),
+        sample_size=settings.size // 4,
         in_channels=settings.latent_channels,
         out_channels=settings.latent_channels,
-        block_out_channels=(settings.width, settings.width * 4 // 3),
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=tuple(settings.width * k for k in (1, 2, 3)),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=settings.layers,
         cross_attention_dim=settings.text_width,
         attention_head_dim=4,
         norm_num_groups=16,
     )
+    tokenizer = new_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.text_width,
@@ -184,6 +188,18 @@ def new_parts(settings: LatentTraining) -> dict[str, Any]:
         eos_token_id=tokenizer.eos_token_id,  # not 2: that number switches CLIP to its legacy pooling
     )
     return {"vae": vae, "unet": unet, "text_encoder": CLIPTextModel(config), "tokenizer": tokenizer}
+
+
+@torch.no_grad()
+def _ease(vae: Any) -> None:
+    """Start as nearly linear maps, and with little noise on the latents: colours then arrive in hundreds of steps."""
+    channels = vae.config.latent_channels
+    vae.quant_conv.weight[channels:] *= 0.1
+    vae.quant_conv.bias[channels:] = -6.0  # the logarithm of the variance
+    for module in vae.modules():
+        if hasattr(module, "conv2"):  # what a residual block adds
+            module.conv2.weight.zero_()
+            module.conv2.bias.zero_()
 
 
 def load_parts(folder: Path) -> dict[str, Any]:
