@@ -126,7 +126,8 @@ def _descend(
     roots: list[Tensor] = []
     grads: list[Tensor | None] = []
     for draw in range(term.noise.draws):
-        view = _view(term, x, cameras, render, progress, derive(seed, draw))
+        number, sign = (draw // 2, 1 - 2 * (draw % 2)) if term.noise.antithetic else (draw, 1)
+        view = _view(term, x, cameras, render, progress, derive(seed, number), sign)
         with torch.no_grad():
             gradient = term.guidance.grad(view, term.prior)
         if gradient is None:
@@ -194,11 +195,13 @@ def _picture(render: RenderOutput, cameras: Cameras, image: str) -> Tensor:
     return ((near + 2.0 - render.depth) / 2).clamp(0, 1).expand_as(render.rgb) * render.alpha
 
 
-def _view(term: BuiltTerm, x: Tensor, cameras: Cameras, render: RenderOutput, progress: float, seed: int) -> View:
-    """Draw t and noise for the encoded render ``x``; everything in a View is detached."""
+def _view(
+    term: BuiltTerm, x: Tensor, cameras: Cameras, render: RenderOutput, progress: float, seed: int, sign: int = 1
+) -> View:
+    """Draw t and noise, with this sign, for the encoded render ``x``; everything in a View is detached."""
     x, seen = x.detach(), _detached(render)
     t = term.timesteps.sample(len(x), progress, derive(seed, "t")).to(x.device)
-    noise = term.noise.sample(x, cameras, seen, derive(seed, "noise"))
+    noise = sign * term.noise.sample(x, cameras, seen, derive(seed, "noise"))
     alpha, sigma = alpha_sigma(term.prior.schedule, t, x)
     condition = term.prompts.at(cameras, len(x))
     return View(x, alpha * x + sigma * noise, noise, t, condition, cameras, seen, progress, derive(seed, "grad"))

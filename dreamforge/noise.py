@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,14 +18,18 @@ class Gaussian:
     """Independent N(0, I) for every view, or the same picture of noise for all views (``shared``).
 
     ``draws``: how many noises (and t) the engine averages over per render. Drawn on the CPU, so that every device
-    sees the same noise.
+    sees the same noise. ``antithetic``: every second draw has the t of the one before and minus its noise, so what is
+    odd in the noise cancels (antithetic variates, Hammersley & Morton 1956); for a Gaussian prior that is all of it.
     """
 
     draws: int = 1
     shared: bool = False
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
         _check_draws(self.draws)
+        if self.antithetic and self.draws % 2:
+            raise DreamforgeError(f"Noise got {self.draws} antithetic draws, but they come in pairs: make it even.")
 
     def sample(self, x: Tensor, cameras: Cameras | None, render: RenderOutput | None, seed: int) -> Tensor:
         shape = (1, *x.shape[1:]) if self.shared else tuple(x.shape)
@@ -58,6 +62,7 @@ class Consistent:
     fineness: float = 2.0
     samples: int = 4
     draws: int = 1
+    antithetic: ClassVar[bool] = False  # what is attached to the surface has one sign
 
     def __post_init__(self) -> None:
         _check_draws(self.draws)
@@ -76,7 +81,7 @@ class ConsistentNoise:
     """A ``Noise``; see ``Consistent``. It has no state: its field is a function of the seed it was built with."""
 
     def __init__(self, spec: Consistent, seed: int) -> None:
-        self.spec, self.seed, self.draws = spec, seed, spec.draws
+        self.spec, self.seed, self.draws, self.antithetic = spec, seed, spec.draws, spec.antithetic
 
     def sample(self, x: Tensor, cameras: Cameras | None, render: RenderOutput | None, seed: int) -> Tensor:
         """``[B,C,h,w]``; without cameras or depth no pixel has a surface."""

@@ -288,10 +288,12 @@ class Timesteps(Protocol):
 class Noise(Protocol):
     """Draws the noise of one step; may see cameras and geometry. ``draws`` > 1 averages over several per render.
 
-    A spec whose noise stays for a run is ``build(seed)``: it returns one of these.
+    ``antithetic``: the second of two draws has the t of the first and minus its noise. A spec whose noise stays for a
+    run is ``build(seed)``: it returns one of these.
     """
 
     draws: int
+    antithetic: bool
 
     def sample(self, x: Tensor, cameras: Cameras | None, render: RenderOutput | None, seed: int) -> Tensor:
         """``[B,C,h,w]`` with the marginal N(0, I)."""

@@ -97,7 +97,7 @@ def test_an_estimate_is_steps_times_pictures_times_draws(lab: Lab) -> None:
     sds = Job("judging", "sds", PROMPTS[0], (content("x", 0, 10, 4),))
     apart = Job("judging", "vsd", PROMPTS[0], tuple(content("x", k, 10, 1) for k in range(4)))
     true = Job("judging", TRUE, PROMPTS[0])
-    draws = Job("variance", "draws-8", PROMPTS[0], (content("x", 0, 2, 4, drawing(8)),))
+    draws = Job("variance", "draws-8", PROMPTS[0], (content("x", 0, 2, 4, drawing("draws-8")),))
     told = [seconds([job], known, judging=0.5) for job in (sds, apart, true, draws)]
     assert told == pytest.approx([2.5, 0.5 + 4 + 1.0, 0.5, 1.0 + 1.6])
 
@@ -119,7 +119,7 @@ def test_the_gradient_is_heard_once_a_step_as_the_engine_adds_it_up(lab: Lab, dr
     still = torch.rand(3, 64, 64, 3, generator=generator(4))
     ones = {"guidance": {"use": f"{__name__}.Ones"}, "scene.lr": 0.0}
     lab.gradients = []
-    after = lab.paint(content("a red owl", 5, 2, 3, drawing(draws), ones), still).pictures
+    after = lab.paint(content("a red owl", 5, 2, 3, drawing(f"draws-{draws}"), ones), still).pictures
     heard, lab.gradients = lab.gradients, None
     assert len(heard) == 2
     for one in heard:
@@ -138,7 +138,7 @@ class Noisy:
 def test_the_variance_is_that_of_the_guidance_and_draws_divide_it(lab: Lab) -> None:
     """1 for one draw, 1/8 for eight, whatever the number of pictures; read off as many draws in all."""
     jobs = {job.method: job for job in plan.variance(replace(TINY, draws=64)) if job.prompt == PROMPTS[0]}
-    assert [jobs[f"draws-{draws}"].runs[0]["steps"] * draws for draws in DRAWS] == [64] * 4
+    assert [jobs[name].runs[0]["steps"] * draws for name, (draws, _) in DRAWS.items()] == [64] * len(DRAWS)
     for draws in (1, 8):
         job = jobs[f"draws-{draws}"]
         noisy = replace(job, runs=({**job.runs[0], "guidance": {"use": f"{__name__}.Noisy"}},))
@@ -264,8 +264,8 @@ def test_a_sheet_shows_the_pictures_that_were_judged(whole: Any, lab: Lab) -> No
 def test_the_estimate_says_what_it_rests_on(whole: Any) -> None:
     _, _, _, said = whole
     told = "\n".join(said)
-    assert re.search(r"tiny: about \d+ minutes for 24 rows of tuning, 22 rows of judging, 8 rows of variance", told)
-    assert "for 24 rows of judging" not in told and "minutes for 16 rows of judging, 8 rows" in told
+    assert re.search(r"tiny: about \d+ minutes for 24 rows of tuning, 22 rows of judging, 12 rows of variance", told)
+    assert "for 24 rows of judging" not in told and "minutes for 16 rows of judging, 12 rows" in told
     assert "network" in told and "4 timed steps" in told
 
 

@@ -131,6 +131,24 @@ def test_draws_of_noise_are_averaged() -> None:
     assert torch.allclose(scene.pixels, torch.full_like(scene.pixels, 0.25))
 
 
+def test_antithetic_draws_are_pairs_of_opposite_noise_at_one_t() -> None:
+    """The mean of a gradient that is linear in the noise, as a Gaussian prior's, is exact: of 0.125 + n it is 0.125."""
+    heard = []
+
+    class Linear:
+        def grad(self, view: View, prior: Prior) -> Gradient:
+            heard.append(view)
+            return Gradient(0.125 + view.noise)
+
+    scene = Sheet()
+    run(scene, term(Linear(), noise=Gaussian(draws=4, antithetic=True)))
+    assert torch.allclose(scene.pixels, torch.full_like(scene.pixels, 0.25), atol=1e-6)
+    (a, b, c, d) = heard[:4]
+    assert a.t.equal(b.t) and c.t.equal(d.t) and not a.t.equal(c.t)
+    assert a.noise.equal(-b.noise) and c.noise.equal(-d.noise) and not a.noise.equal(c.noise)
+    assert not a.x_t.equal(b.x_t)
+
+
 def test_terms_alternate() -> None:
     scene = Sheet()
     run(scene, term(Fixed(0.125), every=3, offset=1), steps=6)  # steps 1 and 4

@@ -32,6 +32,8 @@ def test_shared_noise_is_one_picture_for_all_views():
     assert not torch.equal(noise[0, 0], noise[0, 1])
 
 
-def test_draws_must_be_positive():
+def test_draws_must_be_positive_and_antithetic_ones_even():
     with pytest.raises(DreamforgeError, match="at least 1"):
         Gaussian(draws=0)
+    with pytest.raises(DreamforgeError, match="come in pairs"):
+        Gaussian(draws=3, antithetic=True)

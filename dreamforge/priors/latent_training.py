@@ -113,7 +113,7 @@ def vae_loss(
     parts: dict[str, Any], batch: dict[str, Tensor], draw: torch.Generator, settings: LatentTraining
 ) -> Tensor:
     """Squares, which want colours, and L1, which wants edges, of the picture in [-1, 1], per element; see the head."""
-    x = batch["pictures"].permute(0, 3, 1, 2) * 2 - 1
+    x = batch["pictures"].permute(0, 3, 1, 2).contiguous() * 2 - 1
     with torch.autocast(x.device.type, torch.bfloat16):
         posterior = parts["vae"].encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=draw).to(x)
@@ -128,7 +128,7 @@ def network_loss(
     parts: dict[str, Any], batch: dict[str, Tensor], draw: torch.Generator, settings: LatentTraining
 ) -> Tensor:
     """The eps error at steps drawn uniformly, weighted by min(SNR, 5) / SNR."""
-    x = batch["pictures"].permute(0, 3, 1, 2) * 2 - 1
+    x = batch["pictures"].permute(0, 3, 1, 2).contiguous() * 2 - 1
     schedule = DiscreteSchedule.scaled_linear()
     index = torch.randint(len(schedule.alphas_cumprod), (len(x),), generator=draw)
     signal = schedule.alphas_cumprod[index].float().view(-1, 1, 1, 1).to(x)

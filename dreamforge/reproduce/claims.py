@@ -105,6 +105,8 @@ CLAIMS = (
           PROJECT, "variance per evaluation", "draws-8", "draws-1", -1),
     Claim("draws-seconds", "8 draws per render lower the gradient's variance per second, render and encoding shared",
           PROJECT, "variance per second", "draws-8", "draws-1", -1),
+    Claim("antithetic-evaluations", "2 antithetic draws lower the gradient's variance per evaluation of the network",
+          PROJECT, "variance per evaluation", "antithetic-2", "draws-1", -1),
 )  # fmt: skip
 
 # method -> metric -> prompt -> the mean over its seeds

@@ -44,7 +44,7 @@ def kinds(lab: Lab, prompt: str) -> dict[str, Kind]:
         if kind_of(method) not in found:
             pictures = 1 if method.apart else SEEDS
             found[kind_of(method)] = _timed(lab, pictures, prompt, method.values)
-    return found | {"draws": _timed(lab, SEEDS, prompt, drawing(1))}
+    return found | {"draws": _timed(lab, SEEDS, prompt, drawing("draws-1"))}
 
 
 def kind_of(method: Method) -> str:

@@ -98,12 +98,16 @@ TRIED: dict[str, tuple[Values, ...]] = {
     family: tuple({"scene.lr": rate, **knob} for rate in RATES for knob in knobs) for family, knobs in KNOBS.items()
 }
 
-DRAWS = (1, 2, 4, 8)  # noises per render, whose gradients are averaged
+# Settings of the noise whose gradient's variance is measured: noises per render, and whether in pairs +n, -n.
+DRAWS = {f"draws-{draws}": (draws, False) for draws in (1, 2, 4, 8)} | {
+    f"antithetic-{draws}": (draws, True) for draws in (2, 8)
+}
 
 
-def drawing(draws: int) -> Values:
-    """The setting whose gradient's variance is measured."""
-    return {**_sds(7.5), "noise": {"use": "noise.Gaussian", "draws": draws}}
+def drawing(name: str) -> Values:
+    """The setting of this name."""
+    draws, antithetic = DRAWS[name]
+    return {**_sds(7.5), "noise": {"use": "noise.Gaussian", "draws": draws, "antithetic": antithetic}}
 
 
 def content(prompt: str, seed: int, steps: int, pictures: int, *layers: Values) -> dict[str, Any]:

@@ -106,10 +106,8 @@ def _kappa(metric: str, summary: Mapping[str, Any]) -> str:
 
 
 def _draws(metric: str, summary: Mapping[str, Any]) -> str:
-    """Over evaluations of a step and picture: two for each draw."""
-    found = {draws: summary.get(f"draws-{draws}", {}).get(metric) for draws in DRAWS}
-    points = [_point(value, "", 2.0 * draws) for draws, value in found.items() if value is not None]
-    return _figure(plots.curve(points, "evaluations a step"), METRICS[metric])
+    points = [_point(summary[name][metric], name) for name in DRAWS if metric in summary.get(name, {})]
+    return _figure(plots.rows(points), METRICS[metric])
 
 
 def _tuning(tried: Mapping[str, Sequence[Mapping[str, Any]]], methods: Sequence[Mapping[str, Any]]) -> str:

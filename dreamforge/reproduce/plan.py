@@ -71,12 +71,12 @@ def variance(scale: Scale) -> list[Job]:
     return [
         Job(
             "variance",
-            f"draws-{draws}",
+            name,
             prompt,
-            (_content(prompt, scale.draws // draws, SEEDS, drawing(draws), still),),
+            (_content(prompt, scale.draws // draws, SEEDS, drawing(name), still),),
         )
         for prompt in judging_prompts(scale)
-        for draws in DRAWS
+        for name, (draws, _) in DRAWS.items()
     ]
 
 
