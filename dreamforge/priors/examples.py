@@ -66,6 +66,24 @@ def new_tokenizer() -> Any:
     )
 
 
+def new_text_encoder(tokenizer: Any, width: int, depth: int) -> Any:
+    """A fresh CLIPTextModel for the tokenizer's words."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // 64,
+        max_position_embeddings=MAX_TOKENS,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,  # not 2: that number switches CLIP to its legacy pooling
+    )
+    return CLIPTextModel(config)
+
+
 def batches(pictures: Pictures, tokenizer: Any, settings: Settings, start: int) -> Iterator[dict[str, Tensor]]:
     """Endless batches; the one of step k depends on (seed, k) alone."""
     step = start

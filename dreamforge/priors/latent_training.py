@@ -22,9 +22,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamforge import devices
 from dreamforge.priors.card import write_card
-from dreamforge.priors.examples import batches, cached_pictures, new_tokenizer
+from dreamforge.priors.examples import batches, cached_pictures, new_text_encoder, new_tokenizer
 from dreamforge.priors.parametrisation import DiscreteSchedule
-from dreamforge.priors.toybox import MAX_TOKENS, quiet
+from dreamforge.priors.toybox import quiet
 from dreamforge.priors.training_state import assign, copies, follow, load_state, rate, save_state, set_rate, step_all
 from dreamforge.rng import derive, generator
 from dreamforge.types import DreamforgeError
@@ -150,7 +150,6 @@ def network_loss(
 def new_parts(settings: LatentTraining) -> dict[str, Any]:
     """Fresh networks of these sizes and the tokenizer, by their names in the pipeline."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     vae = AutoencoderKL(
         latent_channels=settings.latent_channels,
@@ -176,18 +175,12 @@ def new_parts(settings: LatentTraining) -> dict[str, Any]:
         norm_num_groups=16,
     )
     tokenizer = new_tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.text_width,
-        intermediate_size=2 * settings.text_width,
-        num_hidden_layers=settings.text_depth,
-        num_attention_heads=settings.text_width // 64,
-        max_position_embeddings=MAX_TOKENS,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,  # not 2: that number switches CLIP to its legacy pooling
-    )
-    return {"vae": vae, "unet": unet, "text_encoder": CLIPTextModel(config), "tokenizer": tokenizer}
+    return {
+        "vae": vae,
+        "unet": unet,
+        "text_encoder": new_text_encoder(tokenizer, settings.text_width, settings.text_depth),
+        "tokenizer": tokenizer,
+    }
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dreamforge import devices
 from dreamforge.priors.card import write_card
-from dreamforge.priors.examples import batches, cached_pictures, new_tokenizer
+from dreamforge.priors.examples import batches, cached_pictures, new_text_encoder, new_tokenizer
 from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, quiet
 from dreamforge.priors.training_state import (
     assign,
@@ -106,7 +106,6 @@ def train(out: Path, settings: Training, report: Callable[[str], None] = print, 
 def new_parts(settings: Training) -> tuple[Any, Any, Any]:
     """A fresh transformer, text encoder and tokenizer of these sizes."""
     from diffusers import PRXTransformer2DModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = new_tokenizer()
     transformer = PRXTransformer2DModel(
@@ -121,18 +120,7 @@ def new_parts(settings: Training) -> tuple[Any, Any, Any]:
         theta=100,  # the picture is a few patches wide: short wavelengths tell them apart
         bottleneck_size=64,
     )
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.text_width,
-        intermediate_size=2 * settings.text_width,
-        num_hidden_layers=settings.text_depth,
-        num_attention_heads=settings.text_width // 64,
-        max_position_embeddings=MAX_TOKENS,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,  # not 2: that number switches CLIP to its legacy pooling
-    )
-    return transformer, CLIPTextModel(config), tokenizer
+    return transformer, new_text_encoder(tokenizer, settings.text_width, settings.text_depth), tokenizer
 
 
 def save(
