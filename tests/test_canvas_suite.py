@@ -23,7 +23,7 @@ from dreamforge.rng import generator
 from dreamforge.runs import Interrupted
 from dreamforge.types import DreamforgeError, Gradient, Prior, View
 
-TINY = Scale(prompts=2, tuning_prompts=1, tuning_seeds=1, steps=2, truths=2, draws=16)
+TINY = Scale(prompts=2, tuning_prompts=1, steps=2, truths=2, draws=16)
 PRIOR = NamedPrior("tiny", "exact prior", {"use": "mixture.Mixture", "size": 8}, "")
 PROMPTS = plan.judging_prompts(TINY)
 

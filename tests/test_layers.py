@@ -17,7 +17,7 @@ LAYERS = (
     "toybox pictures",
     "priors scenes export",
     "guidance evaluation",
-    "engine overrides",
+    "engine overrides stopwatch",
     "slots checkpoints run_folder manifest",
     "config",
     "assembly report",

@@ -19,7 +19,8 @@ from dreamforge.slots import SLOTS
 from tests import tiny_pipelines
 
 RECIPES = sorted(config.available())
-TWINS = [name for name in RECIPES if name.startswith("toybox-")]
+LATENT = "toybox-latent"  # the default recipe with the other embedded prior
+TWINS = [name for name in RECIPES if name.startswith("toybox-") and name != LATENT]
 PAPERS = [name for name in RECIPES if config.load(name).paper]
 PRETRAINED = [name for name in RECIPES if is_pretrained(config.load(name).stages[0].terms[0].prior)]
 
@@ -103,6 +104,14 @@ def test_twins_differ_from_the_default_in_their_method_only(name: str) -> None:
     assert replace(term, **method) == usual
     assert replace(stage, terms=like.terms) == like
     assert replace(own, name=default.name, stages=default.stages) == default
+
+
+def test_the_latent_twin_differs_from_the_default_in_its_prior_only() -> None:
+    own, default = config.load(LATENT), config.load("default")
+    (stage,), (like,) = own.stages, default.stages
+    (term,), (usual) = stage.terms, like.terms[0]
+    assert SLOTS["prior"].content(term.prior)["model"] == "toybox-latent"
+    assert replace(own, name="default", stages=(replace(stage, terms=(replace(term, prior=usual.prior),)),)) == default
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -213,8 +213,9 @@ def test_a_small_estimator_starts_as_a_unit_gaussian_and_sees_cameras() -> None:
     assert torch.equal(eps, prior.schedule.sigma(view.t)[:, None, None, None] * view.x_t)
     for made in (one, two):
         made.load_state({name: torch.full_like(value, 0.1) for name, value in made.state().items()})
-    seeing, blind = one.score.eps(view, [view.condition.cameras, None])
-    assert not torch.allclose(seeing, blind) and torch.equal(seeing, two.score.eps(view, [view.condition.cameras])[0])
+    asked = [view.condition.cameras, None]
+    seeing, blind = one.score.eps(view, asked)
+    assert not torch.allclose(seeing, blind) and torch.equal(seeing, two.score.eps(view, asked)[0])
 
 
 PARTICLES, TARGET_STD = 12, 0.3

@@ -23,6 +23,7 @@ COMMON: Values = {
     "resolution": 64,
     "background": "scene",
     "scene": {"use": "canvas.Canvas", "size": 64, "init": "grey", "lr": 0.05},
+    "optimiser": {"lr_scale": [[0.0, 1.0], [0.5, 1.0], [1.0, 0.02]]},  # so that Adam's own noise is gone at the end
     "timesteps": WIDE,
     "noise": {"use": "noise.Gaussian"},
     "cameras": {"use": "cameras.OrbitSampler"},

@@ -21,14 +21,13 @@ class Scale:
 
     prompts: int = 32
     tuning_prompts: int = 8
-    tuning_seeds: int = 2
-    steps: int = 150
+    steps: int = 120
     truths: int = 16
-    draws: int = 64
+    draws: int = 32
 
 
 FULL = Scale()
-QUICK = Scale(prompts=4, tuning_prompts=1, tuning_seeds=1, steps=6, truths=4, draws=16)  # shows that it works
+QUICK = Scale(prompts=4, tuning_prompts=1, steps=6, truths=4, draws=16)  # shows that it works
 
 
 def judging_prompts(scale: Scale) -> list[Prompt]:
@@ -40,12 +39,12 @@ def tuning_prompts(scale: Scale) -> list[Prompt]:
 
 
 def tuning(scale: Scale) -> list[Job]:
-    """Every setting of every family on every tuning prompt, by the family's tuned method."""
+    """Every setting of every family on every tuning prompt, one picture each, by the family's tuned method."""
     jobs = []
     for method in (method for method in METHODS if method.tuned):
         for number, values in enumerate(TRIED[method.family]):
             for prompt in tuning_prompts(scale):
-                runs = _runs(method, prompt, scale.steps, scale.tuning_seeds, values)
+                runs = _runs(method, prompt, scale.steps, 1, values)
                 jobs.append(Job("tuning", method.name, prompt, runs, number))
     return jobs
 
