@@ -64,12 +64,15 @@ def test_pictures_of_a_canvas_share_what_is_learnt_from_them(lab: Lab) -> None:
 
 
 def test_seeds_are_views_of_one_run_or_runs_of_their_own() -> None:
-    jobs = {job.method: job for job in plan.judging(TINY, dict.fromkeys(TRIED, 0)) if job.prompt == PROMPTS[0]}
+    jobs = {job.method: job for job in plan.judging(TINY, PRIOR, dict.fromkeys(TRIED, 0)) if job.prompt == PROMPTS[0]}
     assert [run["views"] for run in jobs["sds"].runs] == [4] == [run["views"] for run in jobs["vsd-particles"].runs]
     assert [run["views"] for run in jobs["vsd"].runs] == [1, 1, 1, 1]
     assert len({run["seed"] for run in jobs["vsd"].runs}) == 4
     assert jobs["sds"].runs[0]["seed"] == jobs["ism"].runs[0]["seed"] == jobs["vsd"].runs[0]["seed"]
-    others = {job.runs[0]["seed"] for job in plan.judging(TINY, dict.fromkeys(TRIED, 0)) if job.runs}
+    told = plan.judging(TINY, replace(PRIOR, own={"ism": {"guidance.start": 0.1}}), dict.fromkeys(TRIED, 0))
+    starts = {job.method: job.runs[0]["guidance"].get("start") for job in told if job.runs}
+    assert starts.pop("ism") == 0.1 and set(starts.values()) == {None}
+    others = {job.runs[0]["seed"] for job in plan.judging(TINY, PRIOR, dict.fromkeys(TRIED, 0)) if job.runs}
     assert len(others) == len(PROMPTS)
 
 
@@ -170,7 +173,7 @@ def test_numbers_that_explode_are_wrong_and_nothing_else(lab: Lab, monkeypatch: 
         raise FloatingPointError("not finite")
 
     monkeypatch.setattr(lab_module, "fit", explode)
-    row, pictures = lab.row(plan.judging(TINY, dict.fromkeys(TRIED, 0))[0])
+    row, pictures = lab.row(plan.judging(TINY, PRIOR, dict.fromkeys(TRIED, 0))[0])
     assert row["error"] == "not finite" and row["metrics"] == {"right": [0.0] * 4, "r-precision": [0.0] * 4}
     assert pictures is not None and len(pictures) == 4
 

@@ -51,8 +51,8 @@ def invert(
     now = t.clamp(max=start)
     alpha, sigma = alpha_sigma(schedule, now, x)
     x_t, last = alpha * x.float() + sigma * noise.float(), float(t.max())
-    for k in range(1, math.ceil(last / step - 1e-6) + 1):
-        then = t.clamp(max=max(k * step, start))
+    for k in range(math.floor(start / step + 1e-6) + 1, math.ceil(last / step - 1e-6) + 1):
+        then = t.clamp(max=k * step)
         z = torch.randn((1, *x.shape[1:]), generator=generator(seed, "inversion", k)).to(x_t) if eta else None
         x_t = ddim(schedule, x_t, predict(x_t, now), now, then, z, eta)
         now = then

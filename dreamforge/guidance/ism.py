@@ -25,14 +25,15 @@ from dreamforge.types import Gradient, Prior, Query, View
 class ISM:
     """Interval score matching (LucidDreamer): the prior's noise at t minus its own at s, on the path of an inversion.
 
-    Costs t / inversion_step questions more than SDS. Where the inversion starts it uses the view's noise. The authors
-    start at the first step of Stable Diffusion's schedule, 0.0004 here; the embedded prior, which predicts x0, knows no
-    noise below 0.1. Their constant factor 0.1 belongs into the term's weight, their anneal of t into ``timesteps``.
+    Asks the prior s / inversion_step times, rounded up, more than SDS, and once more at s. Where the inversion starts
+    it uses the view's noise: of the first step of Stable Diffusion's schedule nobody sees it. The embedded pixel prior,
+    which predicts x0, knows no noise below 0.1 and wants ``start: 0.1``, where equal renders get similar gradients.
+    The authors' constant factor 0.1 belongs into the term's weight, their anneal of t into ``timesteps``.
     """
 
     cfg_scale: float = 7.5
     delta: Any = 0.08  # t - s, a curve over progress; the authors anneal it [[0, 0.1], [0.3, 0.08]]
-    start: float = 0.1  # of the inversion
+    start: float = 4e-4  # of the inversion
     inversion_step: float = 0.2  # of its grid up to s
     weighting: Weighting = "recon"  # sigma/alpha
     perp_neg: bool = True  # use the negatives of the condition where the prompts make some

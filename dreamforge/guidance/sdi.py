@@ -32,7 +32,7 @@ class SDI:
 
     cfg_scale: float = 7.5
     inversion_scale: float = -7.5  # CFG scale of the inversion: minus the other one
-    start: float = 0.1  # of the inversion
+    start: float = EARLIEST  # of the inversion; the embedded pixel prior, which predicts x0, wants 0.1
     inversion_step: float = 0.1  # of its grid
     eta: float = 0.3  # fresh noise in the inversion, 0: none
     weighting: Weighting = "recon"  # sigma/alpha: the gradient is x - x0_hat

@@ -17,6 +17,8 @@ Values = dict[str, Any]  # dotted keys of a recipe
 # From 0.1: below it the embedded pixel prior, which predicts x0, knows no noise; the papers' 0.02 is for eps networks.
 WIDE: Values = {"use": "schedule.Uniform", "low": 0.1, "high": 0.98}  # DreamFusion's
 FALLING: Values = {"use": "schedule.Uniform", "low": 0.1, "high": [[0.0, 0.98], [1.0, 0.5]]}  # MVDream's and others'
+ALONG = [[0.0, 0.98], [1.0, 0.2]]
+FLOW: Values = {"use": "schedule.Uniform", "low": ALONG, "high": ALONG, "shared": True}  # CFD's: no chance in t
 COMMON: Values = {
     "name": "canvas-claims",
     "device": "auto",
@@ -93,7 +95,7 @@ KNOBS: dict[str, tuple[Values, Values]] = {
     "vsd": ({"guidance.estimator.lr": 1e-3}, {"guidance.estimator.lr": 3e-3}),
     "balanced": TIMES,
     "ism": TIMES,
-    "consistent": TIMES,
+    "consistent": ({"timesteps": WIDE}, {"timesteps": FLOW}),
 }
 TRIED: dict[str, tuple[Values, ...]] = {
     family: tuple({"scene.lr": rate, **knob} for rate in RATES for knob in knobs) for family, knobs in KNOBS.items()
@@ -127,16 +129,21 @@ def by_name(name: str) -> Method:
 
 @dataclass(frozen=True)
 class NamedPrior:
-    """``values``: its slot in a recipe; ``folder``: its weights below ``assets/``, "" where it needs none."""
+    """``values``: its slot in a recipe; ``folder``: its weights below ``assets/``, "" where it needs none.
+
+    ``own``: what a family of methods must be told for this prior, as nobody's choice.
+    """
 
     name: str
     title: str
     values: Values
     folder: str
+    own: dict[str, Values] = field(default_factory=dict)
 
 
 PRIORS = (
-    NamedPrior("toybox", "pixel prior", {"use": "toybox.ToyboxPrior"}, "prior"),
+    # ISM starts where there is hardly noise; a prior that predicts x0 knows none below 0.1
+    NamedPrior("toybox", "pixel prior", {"use": "toybox.ToyboxPrior"}, "prior", {"ism": {"guidance.start": 0.1}}),
     NamedPrior(
         "latent", "latent prior", {"use": "stable_diffusion.StableDiffusion", "model": "toybox-latent"}, "latent"
     ),

@@ -8,7 +8,7 @@ from typing import Any
 from dreamforge.evaluation import suites
 from dreamforge.evaluation.suites import Prompt
 from dreamforge.reproduce.lab import SEED, SEEDS, TRUE, Job, Row
-from dreamforge.reproduce.methods import DRAWS, METHODS, TRIED, Method, Values, content, drawing
+from dreamforge.reproduce.methods import DRAWS, METHODS, TRIED, Method, NamedPrior, Values, content, drawing
 from dreamforge.rng import derive
 
 JUDGING, TUNING = "canvas-32", "canvas-tuning-8"
@@ -38,24 +38,24 @@ def tuning_prompts(scale: Scale) -> list[Prompt]:
     return _spread(suites.load(TUNING), scale.tuning_prompts)
 
 
-def tuning(scale: Scale) -> list[Job]:
+def tuning(scale: Scale, named: NamedPrior) -> list[Job]:
     """Every setting of every family on every tuning prompt, one picture each, by the family's tuned method."""
     jobs = []
     for method in (method for method in METHODS if method.tuned):
         for number, values in enumerate(TRIED[method.family]):
             for prompt in tuning_prompts(scale):
-                runs = _runs(method, prompt, scale.steps, 1, values)
+                runs = _runs(method, named, prompt, scale.steps, 1, values)
                 jobs.append(Job("tuning", method.name, prompt, runs, number))
     return jobs
 
 
-def judging(scale: Scale, chosen: Mapping[str, int]) -> list[Job]:
+def judging(scale: Scale, named: NamedPrior, chosen: Mapping[str, int]) -> list[Job]:
     """Every method, with the setting chosen for its family, and true renders, prompt by prompt."""
     jobs = []
     for prompt in judging_prompts(scale):
         for method in METHODS:
             number = chosen[method.family]
-            runs = _runs(method, prompt, scale.steps, SEEDS, TRIED[method.family][number])
+            runs = _runs(method, named, prompt, scale.steps, SEEDS, TRIED[method.family][number])
             jobs.append(Job("judging", method.name, prompt, runs, number))
         jobs.append(Job("judging", TRUE, prompt))
     return jobs
@@ -101,10 +101,13 @@ def choose(rows: Sequence[Row]) -> tuple[dict[str, int], dict[str, list[dict[str
     return chosen, tried
 
 
-def _runs(method: Method, prompt: Prompt, steps: int, seeds: int, tuned: Values) -> tuple[dict[str, Any], ...]:
+def _runs(
+    method: Method, named: NamedPrior, prompt: Prompt, steps: int, seeds: int, tuned: Values
+) -> tuple[dict[str, Any], ...]:
+    values = {**method.values, **named.own.get(method.family, {})}
     if not method.apart:
-        return (_content(prompt, steps, seeds, method.values, tuned),)
-    return tuple(_content(prompt, steps, 1, method.values, tuned, seed=k) for k in range(seeds))
+        return (_content(prompt, steps, seeds, values, tuned),)
+    return tuple(_content(prompt, steps, 1, values, tuned, seed=k) for k in range(seeds))
 
 
 def _content(prompt: Prompt, steps: int, pictures: int, *layers: Values, seed: int = 0) -> dict[str, Any]:

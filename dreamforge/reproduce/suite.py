@@ -53,7 +53,7 @@ def reproduce(
             lab = Lab.open(spec, plan.judging_prompts(scale), scale.truths, devices.pick(device))
             forecast(lab, named, scale, Rows(folder / "rows.jsonl"), say)
             try:
-                result = _measured(lab, scale, folder, say)
+                result = _measured(lab, named, scale, folder, say)
             except KeyboardInterrupt:
                 raise Interrupted("interrupted; the same command goes on from here") from None
             result = {"prior": named.name, "title": named.title, "quick": quick, **result}
@@ -92,11 +92,11 @@ def present(names: Sequence[str], say: Say) -> list[tuple[NamedPrior, dict[str, 
 
 def forecast(lab: Lab, named: NamedPrior, scale: Scale, rows: Rows, say: Say) -> float:
     """Seconds that are left for a prior, measured now, and said with what they rest on."""
-    tuning = plan.tuning(scale)
+    tuning = plan.tuning(scale, named)
     tuned = [rows.rows[job.key] for job in tuning if job.key in rows.rows]
     # Until tuning is done nobody knows what it chooses; the first settings cost about as much.
     chosen = plan.choose(tuned)[0] if len(tuned) == len(tuning) else dict.fromkeys(TRIED, 0)
-    jobs = [*tuning, *plan.judging(scale, chosen), *plan.variance(scale)]
+    jobs = [*tuning, *plan.judging(scale, named, chosen), *plan.variance(scale)]
     missing = estimate.remaining(jobs, rows.rows)
     if not missing:
         say(f"{named.name}: every row is there")
@@ -131,12 +131,12 @@ def publish(out: Path) -> dict[str, Any]:
     return content
 
 
-def _measured(lab: Lab, scale: Scale, folder: Path, say: Say) -> dict[str, Any]:
+def _measured(lab: Lab, named: NamedPrior, scale: Scale, folder: Path, say: Say) -> dict[str, Any]:
     """Tuning, judging, variance; what was made before is taken as it is."""
     rows, began = Rows(folder / "rows.jsonl"), time.perf_counter()
-    tuned = [_row(lab, job, rows, folder) for job in _told(plan.tuning(scale), say, began)]
+    tuned = [_row(lab, job, rows, folder) for job in _told(plan.tuning(scale, named), say, began)]
     chosen, tried = plan.choose(tuned)
-    judged = [_row(lab, job, rows, folder) for job in _told(plan.judging(scale, chosen), say, began)]
+    judged = [_row(lab, job, rows, folder) for job in _told(plan.judging(scale, named, chosen), say, began)]
     varied = [_row(lab, job, rows, folder) for job in _told(plan.variance(scale), say, began)]
     found = claims.measured([*judged, *varied])
     facts = json.loads(manifest(lab.device, []))
@@ -147,6 +147,7 @@ def _measured(lab: Lab, scale: Scale, folder: Path, say: Say) -> dict[str, Any]:
         "made with": {**facts, **lab.fingerprint},
         "common": methods.COMMON,
         "methods": [{**asdict(m), "tuned": TRIED[m.family][chosen[m.family]]} for m in methods.METHODS],
+        "own": named.own,
         "tuning": tried,
         "claims": [claims.decide(claim, found) for claim in claims.CLAIMS],
         "summary": claims.summary(found),
