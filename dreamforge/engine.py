@@ -85,8 +85,9 @@ def fit(
     """Optimise ``scene`` from ``start_step`` to ``steps``.
 
     The same (seed, step) draws the same randomness, so a run continued from step k with the state it had there ends
-    in the same bytes. ``lr_scale(progress)`` multiplies every group's ``initial_lr``. Raises FloatingPointError with
-    step, t and seed when a gradient is not finite.
+    in the same bytes. ``lr_scale(progress)`` multiplies every group's ``initial_lr``. Of several terms each one's
+    metrics are named with its number, as "1.grad". Raises FloatingPointError with step, t and seed when a gradient or
+    a loss is not finite.
     """
     base_lr = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
     for step in range(start_step, steps):
@@ -95,14 +96,16 @@ def fit(
             group["lr"] = lr * lr_scale(progress)
         optimiser.zero_grad(set_to_none=True)
         stats: dict[str, Tensor] = {}
-        for number, term in enumerate(terms):
-            if step % term.every == term.offset:
-                _descend(scene, term, progress, derive(seed, step, number), step, device, stats)
+        now = [(number, term) for number, term in enumerate(terms) if step % term.every == term.offset]
+        for number, term in now:
+            found = _descend(scene, term, progress, derive(seed, step, number), step, device)
+            stats.update(_named(found, number, terms))
         optimiser.step()
         scene.adapt(step, derive(seed, step, "adapt"))
-        for number, term in enumerate(terms):
-            if isinstance(term.guidance, LearnedGuidance) and step % term.every == term.offset:
-                _learn(scene, term, progress, derive(seed, step, number, "learn"), device, stats)
+        for number, term in now:
+            if isinstance(term.guidance, LearnedGuidance):
+                found = _learn(scene, term, progress, derive(seed, step, number, "learn"), step, device)
+                stats.update(_named(found, number, terms))
         names = list(stats)
         values = torch.stack([stats[name].detach().float() for name in names]).tolist() if names else []
         seconds = time.perf_counter() - began
@@ -116,9 +119,9 @@ def _descend(
     seed: int,
     step: int,
     device: torch.device | str,
-    stats: dict[str, Tensor],
-) -> None:
+) -> dict[str, Tensor]:
     """Add one term's gradient to the parameters of the scene: the guidance's, exactly, and its regularisers'."""
+    stats: dict[str, Tensor] = {}
     cameras, render, picture = look(scene, term, progress, seed, device)
     x = term.prior.encode(picture, derive(seed, "encode"))
     scale = term.weight / (len(x) * term.noise.draws)
@@ -132,11 +135,7 @@ def _descend(
             gradient = term.guidance.grad(view, term.prior)
         if gradient is None:
             continue
-        if not torch.isfinite(gradient.x).all():
-            raise FloatingPointError(
-                f"The guidance's gradient is not finite at step {step}, t {view.t.tolist()}, seed {seed}: "
-                "lower the learning rate or the CFG scale, or run the prior in float32."
-            )
+        _check_finite("guidance's gradient", (gradient.x, gradient.rgb), step, view, seed)
         roots.append(x)
         grads.append(gradient.x.to(x.dtype) * scale)
         if gradient.rgb is not None:
@@ -150,15 +149,15 @@ def _descend(
         grads.append(None)
     if roots:
         torch.autograd.backward(roots, grads)  # exact: no pretended loss, see design, section 4
-    stats["alpha"] = render.alpha.mean()
-    stats.update(terms_of_loss)
+    return {**stats, "alpha": render.alpha.mean(), **terms_of_loss}
 
 
 def _learn(
-    scene: Scene, term: BuiltTerm, progress: float, seed: int, device: torch.device | str, stats: dict[str, Tensor]
-) -> None:
+    scene: Scene, term: BuiltTerm, progress: float, seed: int, step: int, device: torch.device | str
+) -> dict[str, Tensor]:
     """Let a guidance with weights learn on independent draws of the scene as it is now."""
     assert isinstance(term.guidance, LearnedGuidance) and term.learner is not None
+    stats: dict[str, Tensor] = {}
     for k in range(term.guidance.learn_steps):
         with torch.no_grad():
             cameras, render, picture = look(scene, term, progress, derive(seed, k), device)
@@ -166,9 +165,24 @@ def _learn(
         view = _view(term, x, cameras, render, progress, derive(seed, k, "draw"))
         term.learner.zero_grad(set_to_none=True)
         loss = term.guidance.learn(view, term.prior)
+        _check_finite("loss of the guidance's estimator", (loss,), step, view, seed)
         loss.backward()
         term.learner.step()
         stats["learn"] = loss.detach()
+    return stats
+
+
+def _named(stats: dict[str, Tensor], number: int, terms: Sequence[BuiltTerm]) -> dict[str, Tensor]:
+    return stats if len(terms) == 1 else {f"{number}.{name}": value for name, value in stats.items()}
+
+
+def _check_finite(what: str, values: Sequence[Tensor | None], step: int, view: View, seed: int) -> None:
+    """Raise FloatingPointError before anything has learnt from a number that is none."""
+    if not all(torch.isfinite(value).all() for value in values if value is not None):
+        raise FloatingPointError(
+            f"The {what} is not finite at step {step}, t {view.t.tolist()}, seed {seed}: lower the learning rate or "
+            "the CFG scale, or run the prior in float32."
+        )
 
 
 def look(

@@ -112,7 +112,10 @@ class ConsistentNoise:
         return rows, round(math.pi * rows)
 
     def _behind(self, x: Tensor, seed: int) -> Tensor:
-        """Noise where there is no surface; a view's does not depend on how many there are."""
+        """Noise where there is no surface: one for each place among the views, as each may be a picture of its own.
+
+        The authors take one for all views. What is behind a scene has no geometry that it could be consistent with.
+        """
         drawn = self.seed if self.spec.background == "fixed" else seed
         views = [torch.randn(x.shape[1:], generator=generator(drawn, "screen", b)) for b in range(len(x))]
         return torch.stack(views)

@@ -1,6 +1,7 @@
 """Balanced: the shortest vector between steering and denoising, against a grid search and its Pareto equalities."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -101,9 +102,8 @@ def test_a_larger_kappa_is_a_smaller_cfg_scale(kappa: float, scale: float) -> No
 
 
 def test_the_control_variate_keeps_the_mean_and_trades_variance() -> None:
-    """Unit Gaussian: eps_u has variance sigma^2 (alpha^2 + sigma^2 = 1) a draw, eps_u - eps alpha^2: better at large t.
-
-    (With the prior's own std 1: eps_u = sigma (x_t - alpha m), so eps_u - eps = sigma alpha (x - m) - alpha^2 eps.)
+    """What the option rests on. N(m, I): eps_u = sigma (x_t - alpha m) = sigma alpha (x - m) + sigma^2 eps, so the
+    variance of a draw is sigma^4; eps_u - eps = sigma alpha (x - m) - alpha^2 eps has alpha^4, less at large t.
     """
     prior, *_ = two_gaussians(1.0)
     view = make_view(prior, renders(1).expand(20000, *SHAPE), 0.7)
@@ -111,6 +111,18 @@ def test_the_control_variate_keeps_the_mean_and_trades_variance() -> None:
     alpha, sigma = prior.schedule.alpha(view.t[0]).item(), prior.schedule.sigma(view.t[0]).item()
     assert eps_u.var(0).mean().item() == pytest.approx(sigma**4, rel=0.03)
     assert (eps_u - view.noise).var(0).mean().item() == pytest.approx(alpha**4, rel=0.03)
+
+
+@pytest.mark.parametrize("variant", ["standard", "auto"])
+def test_the_scale_it_reports_is_its_own(variant: Literal["standard", "auto"]) -> None:
+    """With the control variate G is a multiple of (eps_u - eps) + s (eps_c - eps_u) for every view: s is told."""
+    prior, *_ = two_gaussians(0.5)
+    view = make_view(prior, renders(1), 0.7)
+    found = Balanced(variant, kappa=3.0, control_variate=True).grad(view, prior)
+    uncond, text = prior.predict_noise(view.x_t, view.t, [Query(view.condition.uncond), Query(view.condition.text)])
+    basis = torch.stack([(uncond - view.noise).flatten(), (text - uncond).flatten()], 1)
+    denoising, steering = torch.linalg.lstsq(basis, found.x.flatten()[:, None]).solution.flatten().tolist()
+    assert found.stats["cfg_scale"] == pytest.approx(steering / denoising, rel=1e-3)
 
 
 def test_negatives_turn_the_steering() -> None:

@@ -1,6 +1,7 @@
 """The loop: the gradient arrives exactly, terms alternate, guidances learn, what is not finite is said."""
 
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -72,8 +73,10 @@ class Pupil:
     learn_steps: int = 3
     weight: Tensor = field(default_factory=lambda: torch.zeros(1, requires_grad=True))
     seen: list[Tensor] = field(default_factory=list)
+    asked: list[View] = field(default_factory=list)
 
     def grad(self, view: View, prior: Prior) -> Gradient | None:
+        self.asked.append(view)
         return Gradient(torch.zeros_like(view.x))
 
     def learn(self, view: View, prior: Prior) -> Tensor:
@@ -113,7 +116,7 @@ def run(scene: Sheet, *terms: BuiltTerm, steps: int = 1, start: int = 0, seed: i
 
 @pytest.mark.parametrize("views", [1, 3, 4])
 def test_the_gradient_is_divided_by_views_and_nothing_else(views: int) -> None:
-    """x = 2 rgb - 1, so d/d pixels of sum over views of G x / views is 2 G: to the bit, however many views."""
+    """x = 2 rgb - 1, so d/d pixels of sum over views of G x / views is 2 G, however many views."""
     scene = Sheet()
     run(scene, term(Fixed(0.125), views=views))
     assert torch.allclose(scene.pixels, torch.full_like(scene.pixels, 0.5 - 2 * 0.125), rtol=0, atol=1e-7)
@@ -175,12 +178,29 @@ def test_a_guidance_learns_on_independent_draws() -> None:
     learner = torch.optim.SGD(pupil.param_groups(), lr=0.5)
     (info,) = run(scene, term(pupil, learner=learner))
     assert pupil.weight.item() == pytest.approx(3.0) and len(pupil.seen) == 3 and "learn" in info.metrics
-    assert not pupil.seen[0].equal(pupil.seen[1])
+    (asked,) = pupil.asked
+    for one, other in combinations([asked.noise, *pupil.seen], 2):
+        assert not one.equal(other)
+
+
+def test_an_estimators_loss_that_is_not_finite_is_named() -> None:
+    pupil = Pupil()
+    pupil.weight.data.fill_(float("inf"))
+    learner = torch.optim.SGD(pupil.param_groups(), lr=0.5)
+    with pytest.raises(FloatingPointError, match=r"loss of the guidance's estimator is not finite at step 0, t \["):
+        run(Sheet(), term(pupil, learner=learner))
+
+
+def test_metrics_of_several_terms_keep_their_numbers() -> None:
+    (info,) = run(Sheet(), term(Fixed(0.125)), term(Fixed(0.25)))
+    assert info.metrics["0.grad"] == pytest.approx(0.125) and info.metrics["1.grad"] == pytest.approx(0.25)
+    assert "grad" in run(Sheet(), term(Fixed(0.125)))[0].metrics
 
 
 def test_a_gradient_that_is_not_finite_is_named() -> None:
-    with pytest.raises(FloatingPointError, match=r"step 2, t \[.*seed \d+"):
-        run(Sheet(), term(Fixed(float("nan")), every=3, offset=2), steps=4)
+    for broken in (Fixed(float("nan")), Fixed(0.0, rgb=float("inf"))):
+        with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 2, t \[.*seed \d+"):
+            run(Sheet(), term(broken, every=3, offset=2), steps=4)
 
 
 def test_steps_are_a_function_of_seed_and_step() -> None:

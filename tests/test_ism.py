@@ -161,6 +161,30 @@ def test_inversion_uses_the_empty_text_and_cfg_the_negative_one() -> None:
     assert [round(t, 3) for t, _ in asked] == [0.0, 0.2, 0.4, 0.42, 0.5, 0.5]
 
 
+def test_three_texts_by_hand() -> None:
+    """eps_hat = eps_negative + s (eps_text - eps_negative) at x_t, minus eps_empty at x_s, on the path of eps_empty."""
+    means = {"c": MEAN, "": MEAN + 1, "bad": MEAN - 1}
+    prior = MixturePrior(lambda prompt: gaussian(means[prompt], 0.5), SIZE)
+    view = make_view(prior, renders(2), 0.3, uncond="bad", progress=0.5)
+    view = replace(view, condition=replace(view.condition, empty=prior.embed(["", ""])))
+
+    def eps(x_t: Tensor, at: float, text: str) -> Tensor:
+        return prior.predict_noise(x_t, torch.full((2,), at), [Query(prior.embed([text] * 2))])[0]
+
+    def step(x_a: Tensor, a: float, b: float) -> Tensor:
+        (alpha_a, sigma_a), (alpha_b, sigma_b) = (alpha_sigma(prior.schedule, torch.full((2,), t), x_a) for t in (a, b))
+        eps_a = eps(x_a, a, "")
+        return alpha_b * (x_a - sigma_a * eps_a) / alpha_a + sigma_b * eps_a
+
+    alpha, sigma = alpha_sigma(prior.schedule, torch.full((2,), START), view.x)
+    x_s = step(step(alpha * view.x + sigma * view.noise, START, 0.2), 0.2, 0.24)
+    x_t = step(x_s, 0.24, 0.3)
+    negative, text = eps(x_t, 0.3, "bad"), eps(x_t, 0.3, "c")
+    wanted = negative + 3 * (text - negative) - eps(x_s, 0.24, "")
+    spec = ISM(3.0, delta=[[0.0, 0.1], [1.0, 0.02]], start=START, weighting="uniform")  # 0.06 at half of the run
+    torch.testing.assert_close(spec.grad(view, prior).x, wanted, rtol=1e-3, atol=1e-4)
+
+
 def test_wrong_settings() -> None:
     for wrong, words in [
         ({"delta": 0.0}, "delta of ISM is 0.0, but every value must be above 0"),

@@ -55,11 +55,12 @@ def test_inversion_and_estimate_by_hand() -> None:
     torch.testing.assert_close(SDI(eta=0.0, start=START).grad(view, prior).x, x - x0_hat, rtol=1e-3, atol=1e-3)
 
 
-def test_minus_the_scale_undoes_the_scale() -> None:
-    """What DDIM made from noise with CFG is a fixed point for small steps: inverting with the same CFG finds the noise.
+def test_inverting_with_the_same_scale_is_a_fixed_point_and_with_minus_it_is_none() -> None:
+    """What DDIM made from noise with CFG stays where it is only if the inversion has the same CFG.
 
     N(m_c, I), N(m_u, I), CFG s: eps_hat = sigma (x_t - alpha (m_u + s (m_c - m_u))), that of one shifted Gaussian. So
     inversion and estimate with one scale see one Gaussian around M = m_u + s (m_c - m_u), and at x = M nothing moves.
+    With minus the scale, the method's own choice, the picture goes on, away from what the inversion explains.
     """
     means = {"c": MEAN, "u": MEAN.flip(0)}
     prior = MixturePrior(lambda prompt: gaussian(means[prompt], 1.0), SIZE)

@@ -81,7 +81,7 @@ def test_weights_on_stable_diffusions_schedule(step, sds, fantasia3d, recon):
 
 
 def test_the_gradient_reaches_x_exactly():
-    """torch.autograd.backward([x], [g / B]) gives x.grad = g / B, bit for bit, in half precision too."""
+    """As the engine does it, torch.autograd.backward([x], [g / B]): x.grad = g / B bit for bit, in the type of x."""
     prior, *_ = two_gaussians()
     for dtype in (torch.float32, torch.bfloat16):
         x = renders(4).to(dtype).requires_grad_()

@@ -24,7 +24,7 @@ from dreamforge.prompts import ViewPrompts
 from dreamforge.scenes.canvas import Canvas
 from dreamforge.scenes.ensemble import Ensemble
 from dreamforge.schedule import Uniform, curve
-from dreamforge.types import DreamforgeError, Query, View
+from dreamforge.types import DreamforgeError, Gradient, Query, View
 from tests.test_sds import SHAPE, SIZE, make_view, renders, two_gaussians
 
 STD = 0.5
@@ -152,6 +152,24 @@ def test_it_is_told_the_plain_text_and_now_and_then_no_camera() -> None:
     assert both == pytest.approx(0.03, abs=0.02)
 
 
+def test_the_estimator_is_asked_with_the_plain_text_and_guided_from_the_empty_one() -> None:
+    """eps_phi sees neither the view's words nor a negative text; guided it is empty + s (plain - empty)."""
+    prior, *_ = two_gaussians()
+    view = seen_by_cameras(make_view(prior, renders(2), 0.5, text="c", uncond="u"))
+    plain, empty = prior.embed(["u"] * 2), prior.embed(["c"] * 2)
+    view = replace(view, condition=replace(view.condition, plain=plain, empty=empty))
+
+    class ByText:
+        def predict_noise(self, x_t: Tensor, t: Tensor, queries: Sequence[Query]) -> list[Tensor]:
+            known = {id(plain): 5.0, id(empty): 2.0}
+            return [torch.full_like(x_t, known[id(query.text)]) for query in queries]
+
+    score = RenderScore(Estimator(), ByText())  # type: ignore[arg-type]
+    for scale, wanted in ((1.0, 5.0), (3.0, 2.0 + 3.0 * (5.0 - 2.0))):
+        for eps in score.eps(view, [view.condition.cameras, None], scale):
+            assert eps.eq(wanted).all()
+
+
 def test_random_cfg_is_one_scale_a_step_for_both() -> None:
     """SNOOPI: s ~ U(low, high) drawn from the view's seed; eps_phi = empty + s (plain - empty) with the same s."""
     prior, m_c, m_u = two_gaussians(STD)
@@ -175,11 +193,26 @@ def test_gradient_and_learning_leave_each_other_alone() -> None:
     prior, *_ = two_gaussians(STD)
     made = VSD().build(prior, 0)
     view = seen_by_cameras(make_view(prior, renders(2), 0.5))
-    gradient = made.grad(view, prior)
+    assert not made.grad(view, prior).x.requires_grad, "what has no graph teaches phi nothing"
     parameters = made.param_groups()[0]["params"]
-    assert not gradient.x.requires_grad and all(p.grad is None for p in parameters)
     made.learn(view, prior).backward()
-    assert all(p.grad is not None for p in parameters) and view.x.grad is None
+    assert all(p.grad is not None for p in parameters)
+
+
+def test_learning_moves_no_scene() -> None:
+    """By the engine: with a gradient of zero and an estimator that learns, the picture stays and phi moves."""
+    prior = MixturePrior(lambda prompt: gaussian(MEAN, TARGET_STD), SIZE)
+    made = Learned(lambda view, prior, score: Gradient(torch.zeros_like(view.x)), Estimator().start(prior, 0))
+    before = made.state()
+    scene = Canvas(SIZE).build(0)
+    start = scene.logits.detach().clone()
+    term = BuiltTerm(
+        prior, made, ViewPrompts(enabled=False).build("c", prior), OrbitSampler(), Uniform(0.2, 0.8), Gaussian(),
+        views=1, resolution=SIZE, background="scene", learner=adam(made.param_groups(), Optimiser()),
+    )  # fmt: skip
+    fit(scene, [term], adam(scene.param_groups(), Optimiser()), 2, 0)
+    assert torch.equal(scene.logits, start)
+    assert any(not torch.equal(value, before[name]) for name, value in made.state().items())
 
 
 @pytest.mark.parametrize("kind", ["lora", "full", "small"])

@@ -43,19 +43,21 @@ class Balanced:
 
     @torch.no_grad()
     def grad(self, view: View, prior: Prior) -> Gradient:
-        """w(t) (a* g_c + (1 - a*) g_s) on ``view.x``. Stats: mean a*, and the CFG scale a* kappa/(1 - a*) it is."""
+        """w(t) (a* g_c + (1 - a*) g_s) on ``view.x``. Stats: mean a* and CFG scale, a* kappa/(1 - a*) of standard."""
         eps = predict(self, prior, view.x_t, view.t, view.condition)
         alpha, sigma = alpha_sigma(prior.schedule, view.t, view.x)
         denoising = eps.uncond - view.noise
         if self.variant == "auto":
-            kappa, g_s = 1.0, 1.25 * denoising
+            kappa, stretch = 1.0, 1.25
+            g_s = stretch * denoising
             w = per_view(denoising.flatten(1).norm(dim=1), sigma) * sigma / 50
         else:
-            kappa, g_s, w = self.kappa, denoising if self.control_variate else eps.uncond, alpha
+            kappa, stretch = self.kappa, 1.0
+            g_s, w = denoising if self.control_variate else eps.uncond, alpha
         g_c = kappa * eps.direction
         a = min_norm_share(g_c, g_s)
-        share = float(a.mean())
-        stats = {"steering": eps.strength(), "share": share, "cfg_scale": kappa * share / max(1 - share, 1e-6)}
+        scale = kappa * a / (stretch * (1 - a)).clamp_min(1e-6)
+        stats = {"steering": eps.strength(), "share": float(a.mean()), "cfg_scale": float(scale.mean())}
         return Gradient((w * (a * g_c + (1 - a) * g_s)).to(view.x.dtype), stats=stats)
 
 

@@ -5,7 +5,8 @@
 
 The steering half of SDS without its denoising half: what CFG multiplies. omega anneals: the authors' texture stage
 lets it fall from 1 to 0.5, their shape stage rise from 0 to 1. Formulas from the paper as recalled, checked against
-the authors' code.
+the authors' code, which differs in two things: with Perp-Neg its directions start at the negative text and have a
+scale of their own, here they start at the empty one; and its stage on DeepFloyd divides by the gradient's norm.
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@
     grad_x = x - x0_hat = (sigma/alpha) (eps_hat(x_t; y, t) - kappa),    x_t = alpha x + sigma kappa
 
 SDS is DDIM in other variables, but for its noise: DDIM infers the noise from the last step, SDS draws it anew. kappa is
-what DDIM would have inferred. t falls evenly over a run: schedule.Uniform with low = high = [[0, 0.98], [1, 0.02]].
+what DDIM would have inferred. t falls evenly over a run: schedule.Uniform with low = high = [[0, 0.98], [1, 0.25]].
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from dreamforge.types import DreamforgeError, Gradient, Prior, View
 class SDI:
     """Score distillation via inversion: SDS with the noise that inverting DDIM finds in the render.
 
-    Formula and abstract are the paper's, the numbers its code's (there in the form cond + s (cond - uncond), so that
-    7.5 and -7.5 act as 8.5 and -6.5 here; the paper's own values are kept). The code inverts to a time up to a step
-    later than t and asks at t; here both are t. It starts at no noise, 0.0001 here; the embedded prior, which predicts
-    x0, knows no noise below 0.1.
+    Formula and abstract are the paper's, the numbers those of threestudio's configs/sdi.yaml, which has Perp-Neg on
+    (without it that code's CFG is cond + s (cond - uncond), and 7.5 and -7.5 act as 8.5 and -6.5 here). The code
+    inverts to a time up to a step later than t and asks at t; here both are t. Its fresh noise comes on top of the
+    whole of the predicted noise; here both together keep DDIM's variance (arXiv 2010.02502, eq. 12).
     """
 
     cfg_scale: float = 7.5

@@ -70,8 +70,9 @@ def rescale_std(x: Tensor, grad: Tensor, grad_text: Tensor, phi: float) -> Tenso
     """MVDream's remedy for over-saturation: x0_hat gets the spread of x0_text, the estimate without CFG.
 
     ``x0_hat <- phi x0_hat std(x0_text)/std(x0_hat) + (1 - phi) x0_hat``, std over all views and elements (Lin et al.,
-    arXiv 2305.08891, eq. 15-16). ``grad`` = x - x0_hat in, the same with the rescaled x0_hat out. It scales about
-    x = 0: where x is a picture, plain backgrounds are pulled towards middle gray too.
+    arXiv 2305.08891, eq. 15-16). ``grad`` = x - x0_hat in, the same with the rescaled x0_hat out. Meant for views of
+    one t, as MVDream has them (``shared: true``): the spread of x0_hat grows with t, and unlike ones mix. It scales
+    about x = 0: where x is a picture, plain backgrounds are pulled towards middle gray too.
     """
     x0_hat, x0_text = x - grad, x - grad_text
     ratio = x0_text.std(correction=0) / x0_hat.std(correction=0).clamp_min(1e-8)

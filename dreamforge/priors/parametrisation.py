@@ -36,7 +36,8 @@ def to_eps(output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, prediction
     """eps from a network's ``output`` at ``x_t``, both ``[B,C,h,w]``; alpha, sigma broadcast to them.
 
     Computed in float32 at least: from x0 the rounding of a half-precision network grows as alpha/sigma.
-    A flow network answers at the flow state ``flow_state(x_t, ...)``; its ``output`` is the velocity u.
+    A flow network answers at the flow state ``flow_state(x_t, ...)``; its ``output`` is the velocity u. Both hold for
+    flows between the data and noise of unit variance, alpha : sigma = 1 - tau : tau.
     """
     output, x_t = _wide(output), _wide(x_t)
     if prediction == "eps":
