@@ -4,9 +4,11 @@ A method that trains a network instead of a scene brings its own loop and calls 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -60,14 +62,61 @@ class BuiltTerm:
     learner: torch.optim.Optimizer | None = None  # of a LearnedGuidance
 
 
+class Readings:
+    """The scalars of a step, which stay on their device until somebody asks: reading one would wait for the device."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.values: dict[str, Tensor] = {}
+        self.finite: list[tuple[Tensor, str, Tensor, int]] = []  # whether it is, what it is, t and seed
+        self.event: Any = None
+
+    def add(self, values: Mapping[str, Tensor | float], prefix: str, like: Tensor) -> None:
+        """Scalars by name, on the device of ``like``."""
+        for name, value in values.items():
+            self.values[prefix + name] = torch.as_tensor(value, dtype=torch.float32, device=like.device).detach()
+
+    def expect_finite(self, what: str, values: Sequence[Tensor | None], t: Tensor, seed: int) -> None:
+        """Noted here, checked when the step is read: one wait for the device instead of one for every number."""
+        fine = [torch.isfinite(value).all() for value in values if value is not None]
+        self.finite.append((torch.stack(fine).all(), what, t, seed))
+
+    def leave(self) -> None:
+        """Send everything to the host, without waiting for it."""
+        scalars = [*self.values.values(), *(fine.float() for fine, *_ in self.finite)]
+        self.host = torch.stack(scalars) if scalars else torch.zeros(0)
+        if self.host.is_cuda:
+            self.host = torch.empty(self.host.shape, pin_memory=True).copy_(self.host, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    def read(self) -> dict[str, float]:
+        """The scalars, when the device has come to them. Raises FloatingPointError where something is not finite."""
+        if self.event is not None:
+            self.event.synchronize()
+        numbers = self.host.tolist()
+        for fine, (_, what, t, seed) in zip(numbers[len(self.values) :], self.finite, strict=True):
+            if not fine:
+                raise FloatingPointError(
+                    f"The {what} is not finite at step {self.step}, t {t.tolist()}, seed {seed}: lower the learning "
+                    "rate or the CFG scale, or run the prior in float32."
+                )
+        return dict(zip(self.values, numbers, strict=False))
+
+
 @dataclass(frozen=True)
 class StepInfo:
     """What ``on_step`` hears after step ``step`` (0-based) of ``steps``."""
 
     step: int
     steps: int
-    metrics: dict[str, float]
+    readings: Readings
     seconds: float
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Scalars by name. The first look waits for the device; a step later it has long been there."""
+        return self.readings.read()
 
 
 def fit(
@@ -87,29 +136,34 @@ def fit(
     The same (seed, step) draws the same randomness, so a run continued from step k with the state it had there ends
     in the same bytes. ``lr_scale(progress)`` multiplies every group's ``initial_lr``. Of several terms each one's
     metrics are named with its number, as "1.grad". Raises FloatingPointError with step, t and seed when a gradient or
-    a loss is not finite.
+    a loss is not finite. Nothing here waits for a GPU, which is a step behind: there the error comes a step late.
     """
+    behind = 1 if torch.device(device).type == "cuda" else 0
+    unread: deque[StepInfo] = deque()
     base_lr = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
     for step in range(start_step, steps):
         began, progress = time.perf_counter(), step / max(steps - 1, 1)
         for group, lr in zip(optimiser.param_groups, base_lr, strict=True):
             group["lr"] = lr * lr_scale(progress)
         optimiser.zero_grad(set_to_none=True)
-        stats: dict[str, Tensor] = {}
+        readings = Readings(step)
         now = [(number, term) for number, term in enumerate(terms) if step % term.every == term.offset]
         for number, term in now:
-            found = _descend(scene, term, progress, derive(seed, step, number), step, device)
-            stats.update(_named(found, number, terms))
+            prefix = f"{number}." if len(terms) > 1 else ""
+            _descend(scene, term, progress, derive(seed, step, number), device, readings, prefix)
         optimiser.step()
         scene.adapt(step, derive(seed, step, "adapt"))
         for number, term in now:
             if isinstance(term.guidance, LearnedGuidance):
-                found = _learn(scene, term, progress, derive(seed, step, number, "learn"), step, device)
-                stats.update(_named(found, number, terms))
-        names = list(stats)
-        values = torch.stack([stats[name].detach().float() for name in names]).tolist() if names else []
-        seconds = time.perf_counter() - began
-        on_step(StepInfo(step, steps, dict(zip(names, values, strict=True)), seconds))
+                prefix = f"{number}." if len(terms) > 1 else ""
+                _learn(scene, term, progress, derive(seed, step, number, "learn"), device, readings, prefix)
+        readings.leave()
+        unread.append(StepInfo(step, steps, readings, time.perf_counter() - began))
+        on_step(unread[-1])
+        while len(unread) > behind:
+            _ = unread.popleft().metrics
+    for info in unread:
+        _ = info.metrics
 
 
 def _descend(
@@ -117,11 +171,11 @@ def _descend(
     term: BuiltTerm,
     progress: float,
     seed: int,
-    step: int,
     device: torch.device | str,
-) -> dict[str, Tensor]:
+    readings: Readings,
+    prefix: str,
+) -> None:
     """Add one term's gradient to the parameters of the scene: the guidance's, exactly, and its regularisers'."""
-    stats: dict[str, Tensor] = {}
     cameras, render, picture = look(scene, term, progress, seed, device)
     x = term.prior.encode(picture, derive(seed, "encode"))
     scale = term.weight / (len(x) * term.noise.draws)
@@ -135,29 +189,32 @@ def _descend(
             gradient = term.guidance.grad(view, term.prior)
         if gradient is None:
             continue
-        _check_finite("guidance's gradient", (gradient.x, gradient.rgb), step, view, seed)
+        readings.expect_finite("guidance's gradient", (gradient.x, gradient.rgb), view.t, seed)
         roots.append(x)
         grads.append(gradient.x.to(x.dtype) * scale)
         if gradient.rgb is not None:
             roots.append(picture)
             grads.append(gradient.rgb * scale)
-        stats["grad"] = gradient.x.square().mean().sqrt()
-        stats["t"] = view.t.mean()
-        stats.update({name: torch.tensor(value) for name, value in gradient.stats.items()})
+        readings.add({"grad": gradient.x.square().mean().sqrt(), "t": view.t.mean(), **gradient.stats}, prefix, x)
     if regulariser.requires_grad:
         roots.append(regulariser * term.weight)
         grads.append(None)
     if roots:
         torch.autograd.backward(roots, grads)  # exact: no pretended loss, see design, section 4
-    return {**stats, "alpha": render.alpha.mean(), **terms_of_loss}
+    readings.add({"alpha": render.alpha.mean(), **terms_of_loss}, prefix, x)
 
 
 def _learn(
-    scene: Scene, term: BuiltTerm, progress: float, seed: int, step: int, device: torch.device | str
-) -> dict[str, Tensor]:
+    scene: Scene,
+    term: BuiltTerm,
+    progress: float,
+    seed: int,
+    device: torch.device | str,
+    readings: Readings,
+    prefix: str,
+) -> None:
     """Let a guidance with weights learn on independent draws of the scene as it is now."""
     assert isinstance(term.guidance, LearnedGuidance) and term.learner is not None
-    stats: dict[str, Tensor] = {}
     for k in range(term.guidance.learn_steps):
         with torch.no_grad():
             cameras, render, picture = look(scene, term, progress, derive(seed, k), device)
@@ -165,24 +222,10 @@ def _learn(
         view = _view(term, x, cameras, render, progress, derive(seed, k, "draw"))
         term.learner.zero_grad(set_to_none=True)
         loss = term.guidance.learn(view, term.prior)
-        _check_finite("loss of the guidance's estimator", (loss,), step, view, seed)
+        readings.expect_finite("loss of the guidance's estimator", (loss,), view.t, seed)
         loss.backward()
         term.learner.step()
-        stats["learn"] = loss.detach()
-    return stats
-
-
-def _named(stats: dict[str, Tensor], number: int, terms: Sequence[BuiltTerm]) -> dict[str, Tensor]:
-    return stats if len(terms) == 1 else {f"{number}.{name}": value for name, value in stats.items()}
-
-
-def _check_finite(what: str, values: Sequence[Tensor | None], step: int, view: View, seed: int) -> None:
-    """Raise FloatingPointError before anything has learnt from a number that is none."""
-    if not all(torch.isfinite(value).all() for value in values if value is not None):
-        raise FloatingPointError(
-            f"The {what} is not finite at step {step}, t {view.t.tolist()}, seed {seed}: lower the learning rate or "
-            "the CFG scale, or run the prior in float32."
-        )
+        readings.add({"learn": loss}, prefix, x)
 
 
 def look(

@@ -14,6 +14,7 @@ back to that step, everything after it is made again.
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,19 +204,34 @@ def _run_stage(run: Run, number: int, start: int, workshop: Workshop, device: to
     before = sum(earlier.steps for earlier in recipe.stages[:number])
     resolution = stage.terms[0].resolution
     with open(run.path / "metrics.jsonl", "a", encoding="utf-8") as log:
+        unread: deque[StepInfo] = deque()
+        behind = 1 if device.type == "cuda" else 0  # numbers of a GPU are read when it has come to them: a step later
+
+        def read(left: int) -> list[Progress]:
+            """Log what was measured, but for the newest ``left`` steps."""
+            told = []
+            while len(unread) > left:
+                info = unread.popleft()
+                done = before + info.step + 1
+                line = {"step": done, "stage": number, **info.metrics, "seconds": round(info.seconds, 4)}
+                log.write(json.dumps(line) + "\n")
+                told.append(Progress(done, recipe.steps, info.metrics))
+            log.flush()
+            return told
 
         def on_step(info: StepInfo) -> None:
             step, done = info.step + 1, before + info.step + 1
-            line = {"step": done, "stage": number, **info.metrics, "seconds": round(info.seconds, 4)}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+            unread.append(info)
             stop, last = listener.stop(), step == stage.steps
+            checkpoint = stop or last or done % recipe.checkpoint_every == 0
+            told = read(0 if checkpoint else behind)  # what is not finite is said before it is saved
             if recipe.preview_every and (done % recipe.preview_every == 0 or last):
                 picture = preview(workshop.scene, resolution, device)
                 atomic_write(run.path / "previews" / f"step_{done:06d}.png", png(picture))
-            if stop or last or done % recipe.checkpoint_every == 0:
+            if checkpoint:
                 checkpoints.save(run.path / "checkpoints", Checkpoint(number, step, done, workshop.state()))
-            listener.step(Progress(done, recipe.steps, info.metrics))
+            for progress in told:
+                listener.step(progress)
             if stop:
                 where = f"interrupted after step {done} of {recipe.steps}"
                 raise Interrupted(f"{where}; 'dreamforge resume {run.path}' goes on from there")

@@ -13,7 +13,7 @@ CFG         ``uncond + s (cond - uncond)`` everywhere
 gradients   the engine divides a guidance's gradient by the number of views, never by pixels
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -184,12 +184,13 @@ class View:
 class Gradient:
     """What a guidance answers: the gradient on ``x`` and, if it has one, on the rendered ``rgb [B,H,W,3]``.
 
-    ``stats`` are scalars for the log. Not divided by the number of views: the engine does that.
+    ``stats`` are scalars for the log, best as tensors without dimensions: a ``float(...)`` of one on a GPU would wait
+    for it. Not divided by the number of views: the engine does that.
     """
 
     x: Tensor
     rgb: Tensor | None = None
-    stats: dict[str, float] = field(default_factory=dict)
+    stats: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 
 ParamGroup = dict[str, Any]  # {"params": [...], "lr": float, "name": str}, as torch.optim takes them

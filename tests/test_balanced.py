@@ -122,7 +122,7 @@ def test_the_scale_it_reports_is_its_own(variant: Literal["standard", "auto"]) -
     uncond, text = prior.predict_noise(view.x_t, view.t, [Query(view.condition.uncond), Query(view.condition.text)])
     basis = torch.stack([(uncond - view.noise).flatten(), (text - uncond).flatten()], 1)
     denoising, steering = torch.linalg.lstsq(basis, found.x.flatten()[:, None]).solution.flatten().tolist()
-    assert found.stats["cfg_scale"] == pytest.approx(steering / denoising, rel=1e-3)
+    assert float(found.stats["cfg_scale"]) == pytest.approx(steering / denoising, rel=1e-3)
 
 
 def test_negatives_turn_the_steering() -> None:

@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamforge.cameras import OrbitSampler
-from dreamforge.engine import BuiltTerm, StepInfo, fit
+from dreamforge.engine import BuiltTerm, Readings, StepInfo, fit
 from dreamforge.noise import Gaussian
 from dreamforge.priors.mixture import Mixture
 from dreamforge.prompts import ViewPrompts
 from dreamforge.schedule import Uniform
-from dreamforge.types import Gradient, Mesh, NoMesh, ParamGroup, Prior, RenderOutput, State, View
+from dreamforge.types import Gradient, LearnedGuidance, Mesh, NoMesh, ParamGroup, Prior, RenderOutput, State, View
 
 SIZE = 8
 PRIOR = Mixture(size=SIZE).build()
@@ -222,3 +224,49 @@ def test_learning_rates_follow_the_curve_and_adapt_sees_gradients() -> None:
     scene = Sheet()
     run(scene, term(Fixed(0.125)), steps=2, lr_scale=lambda progress: 1 - progress)  # rates 1 and 0
     assert torch.allclose(scene.pixels, torch.full_like(scene.pixels, 0.25)) and scene.adapted == [True, True]
+
+
+class Unread(TorchDispatchMode):
+    """Refuses what makes the host wait for a GPU: float(), bool() and item() of a tensor, and nonzero()."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), f"{func} waits"
+        return func(*args, **(kwargs or {}))
+
+
+def guidances() -> list[Any]:
+    from dreamforge.guidance.balanced import Balanced
+    from dreamforge.guidance.csd import CSD
+    from dreamforge.guidance.entropic import Entropic
+    from dreamforge.guidance.sds import SDS
+    from dreamforge.guidance.vsd import VSD
+
+    return [SDS(), SDS(weighting="recon", recon_rescale=0.5), VSD(), Entropic(), Balanced(), Balanced("auto"), CSD()]
+
+
+@pytest.mark.parametrize("guidance", guidances(), ids=lambda guidance: type(guidance).__name__)
+def test_a_guidance_reads_no_number(guidance: Any) -> None:
+    """Prior and guidance make no host wait; ISM and SDI alone look at the latest t, once."""
+    built = guidance.build(PRIOR, 0) if hasattr(guidance, "build") else guidance
+    asked = []
+
+    class Watched:
+        def grad(self, view: View, prior: Prior) -> Gradient | None:
+            with Unread():
+                asked.append(built.grad(view, prior))
+                if isinstance(built, LearnedGuidance):
+                    built.learn(view, prior)
+            return asked[0]
+
+    run(Sheet(), term(Watched()))
+    assert len(asked) == 1
+    with Unread(), pytest.raises(AssertionError, match="waits"):
+        torch.ones(1).item()
+
+
+def test_numbers_of_a_step_are_read_once_and_by_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, genuine = [], Readings.read
+    monkeypatch.setattr(Readings, "read", lambda self: read.append(self.step) or genuine(self))
+    infos = run(Sheet(), term(Fixed(0.125)), steps=3)
+    assert read == [0, 1, 2] and all(info.metrics["grad"] == pytest.approx(0.125) for info in infos)
+    assert read == [0, 1, 2]

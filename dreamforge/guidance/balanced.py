@@ -57,7 +57,7 @@ class Balanced:
         g_c = kappa * eps.direction
         a = min_norm_share(g_c, g_s)
         scale = kappa * a / (stretch * (1 - a)).clamp_min(1e-6)
-        stats = {"steering": eps.strength(), "share": float(a.mean()), "cfg_scale": float(scale.mean())}
+        stats = {"steering": eps.strength(), "share": a.mean(), "cfg_scale": scale.mean()}
         return Gradient((w * (a * g_c + (1 - a) * g_s)).to(view.x.dtype), stats=stats)
 
 

@@ -43,9 +43,9 @@ class Predictions(NamedTuple):
         """uncond + s direction: CFG, or Perp-Neg where there are negatives."""
         return self.uncond + scale * self.direction
 
-    def strength(self) -> float:
+    def strength(self) -> Tensor:
         """Root mean square of text - uncond, for the log."""
-        return float((self.text - self.uncond).square().mean().sqrt())
+        return (self.text - self.uncond).square().mean().sqrt()
 
 
 def predict(

@@ -47,7 +47,8 @@ def invert(
     It begins at ``start`` (or t) with ``noise``; ``predict(x_t, t)`` answers eps. A network that predicts x0 knows eps
     only up to its error in x0 times alpha/sigma, so it wants a later start than one that predicts eps. ``eta`` adds
     fresh noise, drawn from ``seed``: one picture of it for all views, so that none depends on how many there are (its
-    error is then shared by the views of a step; over steps it averages out).
+    error is then shared by the views of a step; over steps it averages out). The number of questions follows from the
+    latest t, so a GPU is waited for once.
     """
     now = t.clamp(max=start)
     alpha, sigma = alpha_sigma(schedule, now, x)

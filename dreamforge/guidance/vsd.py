@@ -80,7 +80,7 @@ def difference(
     if spec.normaliser == "dmd":
         distance = (view.x - to_x0(eps_hat, view.x_t, alpha, sigma)).abs().flatten(1).mean(1)
         grad = grad / per_view(distance.clamp_min(1e-8), grad)
-    stats = {"steering": eps.strength(), "apart": float(apart.square().mean().sqrt())}
+    stats = {"steering": eps.strength(), "apart": apart.square().mean().sqrt()}
     return Gradient(grad.to(view.x.dtype), stats=stats)
 
 
