@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamforge import data
@@ -149,6 +150,30 @@ def test_damaged_weights_are_named(part: str, tmp_path: Path) -> None:
     pattern = "tokenizer.json" if part == "tokenizer" else "*.safetensors"
     path = next((folder / part).glob(pattern))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DreamforgeError, match=rf"{part} is missing or damaged.*reinstall") as error:
+    with pytest.raises(DreamforgeError, match=rf"{part}.* (is|or) damaged.*reinstall") as error:
         ToyboxPrior(str(folder)).build()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+def test_weights_with_a_tensor_missing_and_pickles_are_refused(part: str, tmp_path: Path) -> None:
+    """The libraries would draw the tensor at random, and open the pickle."""
+    folder = tmp_path / "prior"
+    shutil.copytree(data.asset("prior"), folder)
+    files = sorted((folder / part).glob("*.safetensors"))
+    tensors = load_file(files[0])
+    name = sorted(tensors)[0]
+    del tensors[name]
+    save_file(tensors, files[0], {"format": "pt"})
+    with pytest.raises(DreamforgeError, match=rf"{part} is missing or damaged \(1 of its tensors"):
+        ToyboxPrior(str(folder)).build()
+    for path in [*files, *(folder / part).glob("*.index.json")]:
+        path.unlink()
+    torch.save(tensors, folder / part / "pytorch_model.bin")
+    with pytest.raises(DreamforgeError, match=rf"{part} has no safetensors file, only a pickle.*never opens"):
+        ToyboxPrior(str(folder)).build()
+
+
+def test_another_familys_folder_is_named() -> None:
+    with pytest.raises(DreamforgeError, match="is a StableDiffusionPipeline, but a PRXPixelPipeline was expected"):
+        ToyboxPrior(str(data.asset("latent"))).build()

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamforge import devices
+from dreamforge.priors import weights
 from dreamforge.priors.card import write_card
 from dreamforge.priors.examples import batches, cached_pictures, new_text_encoder, new_tokenizer
 from dreamforge.priors.parametrisation import DiscreteSchedule
@@ -200,17 +201,20 @@ def load_parts(folder: Path) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextModel
 
-    exactly = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
+    exactly = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     hush = quiet()
     try:
+        names = {part: weights.safe(folder / part, "start in a new folder") for part in ("vae", "unet", "text_encoder")}
+        vae = AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False, **exactly)
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False, **exactly)
         return {
-            "vae": AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, **exactly),
-            "unet": UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, **exactly),
-            "text_encoder": CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=torch.float32, local_files_only=True, use_safetensors=True
-            ),
+            "vae": weights.whole(vae, names["vae"]),
+            "unet": weights.whole(unet, names["unet"]),
+            "text_encoder": weights.whole(CLIPTextModel.from_pretrained(folder / "text_encoder", **exactly)),
             "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
         }
+    except DreamforgeError:
+        raise
     except Exception as error:  # the libraries raise a dozen types for damaged files
         reason = str(error).strip().split("\n")[0]
         raise DreamforgeError(

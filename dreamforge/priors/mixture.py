@@ -113,7 +113,7 @@ class MixturePrior:
 
     def encode(self, rgb: Tensor, seed: int) -> Tensor:
         """``[B,H,W,3]`` in [0,1] -> ``[B,3,size,size]`` in [-1,1], resized with antialiasing."""
-        x = rgb.permute(0, 3, 1, 2)
+        x = rgb.to(self.device).permute(0, 3, 1, 2)
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return x * 2 - 1

@@ -8,7 +8,7 @@ import torch
 from dreamforge.priors import deepfloyd, pixart, prx, sd3, sdxl, stable_diffusion, weights
 from dreamforge.priors.loading import open_stock
 from dreamforge.priors.stock import Family, Precision, StockPrior
-from dreamforge.priors.toybox import ToyboxPrior
+from dreamforge.priors.toybox import PIPELINE, ToyboxPrior
 from dreamforge.types import DreamforgeError
 
 FAMILIES = (
@@ -43,7 +43,12 @@ class Pretrained:
     textual_inversion: tuple[str, ...] = ()
 
     def build(self, device: torch.device | str = "cpu") -> StockPrior:
-        return open_stock(family_of(weights.find(self.model, self.config)), self, device)
+        family = family_of(weights.find(self.model, self.config))
+        if self.lora and family is prx.FAMILY:  # diffusers' pipeline has a LoRA loader, but it is a UNet's
+            raise DreamforgeError(
+                f"The LoRA {self.lora[0]} was given, but diffusers reads none for {family.title}: leave prior.lora out."
+            )
+        return open_stock(family, self, device)
 
 
 def family_of(source: weights.Source) -> Family:
@@ -63,6 +68,6 @@ def trained(folder: str = "") -> "ToyboxPrior | Pretrained":
     In pixels it is a ``ToyboxPrior``, which is told cameras; in latents a model like any other of its family.
     Raises DreamforgeError where the folder holds no pipeline.
     """
-    if not folder or weights.find(folder).pipeline == "PRXPixelPipeline":
+    if not folder or weights.find(folder).pipeline == PIPELINE:
         return ToyboxPrior(folder)
     return Pretrained(folder)

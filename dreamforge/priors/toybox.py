@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from dreamforge import data
-from dreamforge.priors import adapters
+from dreamforge.priors import adapters, weights
 from dreamforge.priors.parametrisation import FlowSchedule, alpha_sigma, flow_state, to_eps
 from dreamforge.toybox.vocabulary import nearest_words
 from dreamforge.types import Cameras, DreamforgeError, Embedding, Query, Schedule, TrainablePrior
 
+PIPELINE = "PRXPixelPipeline"  # of diffusers
+CURE = "reinstall dreamforge3d, or point prior.folder at a folder that `dreamforge prior train` wrote"
 MAX_TOKENS = 18  # of a prompt, the end token included
 AZIMUTH_HARMONICS, ELEVATION_HARMONICS = 8, 4
 CAMERA_SCALE = 4.0  # makes the camera's token about as long as a word's, which is layer-normed
@@ -64,7 +66,7 @@ class ToyboxModel:
         self.half = self.transformer if self.dtype == torch.float32 else _copy(self.transformer, self.dtype)
 
     def encode(self, rgb: Tensor, seed: int) -> Tensor:
-        x = rgb.permute(0, 3, 1, 2)
+        x = rgb.to(self.device).permute(0, 3, 1, 2)
         if x.shape[-2:] != (self.size, self.size):
             shrink = x.shape[-1] > self.size
             x = torch.nn.functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=shrink)
@@ -154,28 +156,37 @@ def network_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def load_parts(folder: Path) -> tuple[Any, Any, Any]:
-    """Transformer, text encoder (float32) and tokenizer of a pipeline folder; DreamforgeError names a damaged file."""
+    """Transformer, text encoder (float32) and tokenizer of a pipeline folder.
+
+    Raises DreamforgeError for another pipeline's folder, a file that is missing or damaged, and a pickle.
+    """
     from diffusers import PRXTransformer2DModel
     from transformers import AutoTokenizer, CLIPTextModel
 
     part = "model_index.json"
-    exactly = {"dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
+    exactly = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     hush = quiet()
     try:
-        if not (folder / part).is_file():
-            raise FileNotFoundError(folder / part)
+        pipeline = json.loads((folder / part).read_text("utf-8"))["_class_name"]
+        if pipeline != PIPELINE:
+            raise DreamforgeError(
+                f"The prior in {folder} is a {pipeline}, but a {PIPELINE} was expected: read another family's model "
+                f"with prior.use=pretrained.Pretrained prior.model={folder}."
+            )
         part = "transformer"
-        transformer = PRXTransformer2DModel.from_pretrained(folder / part, **exactly)
+        names = weights.safe(folder / part, CURE)
+        loaded = PRXTransformer2DModel.from_pretrained(folder / part, low_cpu_mem_usage=False, **exactly)
+        transformer = weights.whole(loaded, names)
         part = "text_encoder"
-        text_encoder = CLIPTextModel.from_pretrained(folder / part, dtype=torch.float32, local_files_only=True)
+        weights.safe(folder / part, CURE)
+        text_encoder = weights.whole(CLIPTextModel.from_pretrained(folder / part, **exactly))
         part = "tokenizer"
         return transformer, text_encoder, AutoTokenizer.from_pretrained(folder / part, local_files_only=True)
+    except DreamforgeError:
+        raise
     except Exception as error:  # the libraries raise a dozen types for damaged files
         reason = str(error).strip().split("\n")[0]
-        raise DreamforgeError(
-            f"The prior's {folder / part} is missing or damaged ({reason}): reinstall dreamforge3d, or point "
-            "prior.folder at a folder that `dreamforge prior train` wrote."
-        ) from error
+        raise DreamforgeError(f"The prior's {folder / part} is missing or damaged ({reason}): {CURE}.") from error
     finally:
         hush()
 

@@ -19,7 +19,7 @@ from dreamforge.types import DreamforgeError
 
 PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 VOCABULARY = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-GO_ON = "or go on at once with the embedded prior: prior.use=toybox.ToyboxPrior"
+GO_ON = "or go on at once with the embedded prior: --recipe default"
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,13 @@ def _missing(model: str, entry: Known | None, configs_only: bool, signed_in: boo
             f"The model '{model}' is not on this machine: its size and licence are at https://huggingface.co/{model}, "
             f"fetch it with `hf download {model}`, {GO_ON}."
         )
+    go_on = GO_ON if entry.use else "or leave prior.tiny_vae out"
     about = f"{entry.repository}, about {entry.gigabytes:g} GB, licence {entry.licence}"
     what = "configuration and tokenizer of" if configs_only else "weights of"
     gate = f"accept its licence at https://huggingface.co/{entry.repository}, " if entry.gated else ""
     gate += "sign in with `hf auth login`, " if entry.gated and not signed_in else ""
     fetch = f"{gate}fetch with `{entry.command(configs_only)}`"
-    return f"The {what} '{model}' ({about}) are not on this machine: {fetch}, {GO_ON}."
+    return f"The {what} '{model}' ({about}) are not on this machine: {fetch}, {go_on}."
 
 
 def verify(source: Source, parts: Sequence[str]) -> None:
@@ -166,6 +167,31 @@ def sound(path: Path, cure: str) -> list[str]:
     except (SafetensorError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DreamforgeError(f"{path} is damaged ({reason}): delete it and {cure}.") from error
+
+
+def safe(folder: Path, cure: str) -> set[str]:
+    """The names of the tensors in ``folder``.
+
+    Raises DreamforgeError unless its weights are sound safetensors files; ``cure`` says what to do.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickle = ", only a pickle, which dreamforge never opens" if folder.is_dir() and unsafe(folder) else ""
+        raise DreamforgeError(f"{folder} has no safetensors file{pickle}: {cure}.")
+    return {name for path in files for name in sound(path, cure)}
+
+
+def whole(loaded: tuple[Any, dict[str, Any]], names: set[str] | None = None) -> Any:
+    """The model of ``from_pretrained(..., output_loading_info=True)``.
+
+    ``names``: what the files hold, for diffusers, which believes the index of its shards. Raises ValueError where the
+    files lack tensors: diffusers and transformers would draw those at random.
+    """
+    model, info = loaded
+    missing = set(info["missing_keys"]) | (set() if names is None else set(model.state_dict()) - names)
+    if missing:
+        raise ValueError(f"{len(missing)} of its tensors are missing, as {min(missing)}")
+    return model
 
 
 def recognise(path: Path) -> tuple[str, str]:
