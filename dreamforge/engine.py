@@ -21,6 +21,7 @@ from dreamforge.types import (
     Cameras,
     CameraSampler,
     Condition,
+    DreamforgeError,
     Guidance,
     LearnedGuidance,
     Noise,
@@ -246,7 +247,8 @@ def _picture(render: RenderOutput, cameras: Cameras, image: str) -> Tensor:
     if image == "rgb":
         return render.rgb
     if image == "normal":
-        assert render.normal is not None, "this scene renders no normals"
+        if render.normal is None:
+            raise DreamforgeError("A term has image: normal, but its scene renders no normals: use rgb or depth.")
         return (render.normal + 1) / 2 * render.alpha + 0.5 * (1 - render.alpha)
     near = cameras.distance[:, None, None, None] - 1.0  # the object lives in the unit ball
     return ((near + 2.0 - render.depth) / 2).clamp(0, 1).expand_as(render.rgb) * render.alpha

@@ -81,6 +81,15 @@ def begin(path: Path, recipe: str, manifest: bytes) -> None:
     atomic_write(path / "recipe.yaml", recipe.encode())
 
 
+def take_back(path: Path) -> None:
+    """Undo ``begin`` where no step was saved: a run that was refused must not keep the corrected one out."""
+    if not any((path / "checkpoints").glob("*")):
+        for name in ("recipe.yaml", "manifest.json", "metrics.jsonl"):
+            (path / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            shutil.rmtree(path / name, ignore_errors=True)
+
+
 def cut_back(path: Path, done: int) -> None:
     """Drop what a killed process wrote after step ``done``: lines of the log, partial files, the mark of the end."""
     for folder in (path, path / "previews"):

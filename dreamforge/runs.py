@@ -145,7 +145,11 @@ def generate(recipe: Recipe, out: str | Path, *, overwrite: bool = False, listen
             run_folder.begin(run.path, text, manifest(priors.device, priors.folders()))
         for warning in [*priors.warnings(recipe), *thread_warning(run.path)]:
             listener.warn(warning)
-        _carry_on(run, priors, start, checkpoint, listener)
+        try:
+            _carry_on(run, priors, start, checkpoint, listener)
+        except DreamforgeError:  # wrong input that only the first step could see
+            run_folder.take_back(run.path)
+            raise
     return run
 
 

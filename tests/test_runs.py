@@ -35,6 +35,8 @@ CANVAS: dict[str, object] = {
     "checkpoint_every": 2,
     "prompt": "a red mushroom",
 }
+FLAT = {"use": "canvas.Canvas", "size": 8}
+SPREAD = {"use": "ensemble.Ensemble", "particles": 3, "views": "spread", "of": FLAT}
 NERF: dict[str, object] = {
     "prior": {"use": "mixture.Mixture", "size": 16},
     "resolution": 16,
@@ -247,6 +249,24 @@ def test_wrong_input_writes_nothing(tmp_path: Path) -> None:
         with pytest.raises(DreamforgeError):
             runs.generate(canvas(**changes), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"scene": SPREAD}, {"views": 3}),
+        ({"guidance": {"use": "csd.CSD", "omega": 1.0}}, {"negative": "a blue mushroom"}),
+        ({"image": "normal"}, {"image": "rgb"}),
+    ],
+)
+def test_a_run_refused_at_its_first_step_leaves_the_folder_to_the_corrected_one(
+    wrong: dict[str, object], right: dict[str, object], tmp_path: Path
+) -> None:
+    values = {name: value for name, value in {**CANVAS, **wrong, "views": 2}.items() if name != "scene.size"}
+    with pytest.raises(DreamforgeError):
+        runs.generate(config.load("canvas", values=values), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+    assert runs.generate(config.load("canvas", values={**values, **right}), tmp_path / "run").asset.is_file()
 
 
 def damage_bytes(path: Path) -> None:
