@@ -6,7 +6,8 @@ runs. What makes a prompt hard is in both of a pair, so differences are taken fi
 
     d_p = mean over the seeds of prompt p of (A - B),   mean and standard error over prompts
 
-Where all runs are of one prompt, its seeds take the place of prompts.
+Where all runs are of one prompt, its seeds take the place of prompts. Pictures of flat scenes are compared with true
+renders of their prompt too, as ``reproduce canvas-claims`` does it.
 """
 
 import csv
@@ -19,17 +20,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from torch.nn.functional import interpolate
+
 from dreamforge import runs
-from dreamforge.evaluation import statistics
-from dreamforge.evaluation.judge import judge_asset, shipped
+from dreamforge.evaluation import picture_metrics, statistics
+from dreamforge.evaluation.judge import judge_asset, read_picture, shipped
 from dreamforge.evaluation.network import Judge
+from dreamforge.evaluation.truths import true_renders
 from dreamforge.evaluation.wanted import Wanted, wanted
 from dreamforge.files import atomic_write
+from dreamforge.rng import derive
 from dreamforge.runs import Run
 from dreamforge.types import DreamforgeError
 
 COLUMNS = ("prompt", "seed_a", "seed_b", "metric", "a", "b", "difference")
+FEWEST = 5  # differences of which a standard error says something
+TRUTHS, SIZE = 16, 64  # true renders of a prompt, and the side in pixels at which pictures are compared
 SAID: dict[statistics.Found, str] = {"yes": "A is higher", "reversed": "B is higher", "no": "no difference shown"}
+TOO_FEW = f"fewer than {FEWEST} pairs"
 Key = tuple[str, int]  # prompt and seed
 Source = tuple[Run, Path] | Mapping[str, Any]  # a run with its asset, or a row of a table
 
@@ -47,7 +55,8 @@ def compare(first: Path, second: Path, out: Path, say: Callable[[str], None]) ->
     """Judge both sides, write the pairs to the CSV ``out``, and answer a row for each metric.
 
     A row has ``metric``, ``n`` (prompts, or seeds of the only one), means ``a`` and ``b``, ``difference``, ``error``
-    (None where one value cannot tell) and ``verdict``, by two standard errors. Raises DreamforgeError, one sentence.
+    (None where one value cannot tell) and ``verdict``, by two standard errors of at least ``FEWEST`` differences.
+    Raises DreamforgeError, one sentence.
     """
     found = (_listed(first), _listed(second))
     matched = match(*found)
@@ -86,6 +95,8 @@ def facts(source: Source, judge: Judge) -> dict[str, float]:
         run, asset = source
         row, asked = judge_asset(asset, run.recipe.prompt, judge), wanted(run.recipe.prompt)
         costs = {"seconds of steps": sum(step["seconds"] for step in run.metrics())}
+        if asset.suffix == ".png" and asked is not None and asked.color is not None:
+            costs |= beside_truth(asset, asked)
     else:
         row, asked = source, Wanted(**source["wanted"])
         costs = {name: source.get(name) for name in ("seconds", "peak_mb")}
@@ -101,6 +112,16 @@ def facts(source: Source, judge: Judge) -> dict[str, float]:
     return {name: float(value) for name, value in known.items() if value is not None}
 
 
+def beside_truth(asset: Path, asked: Wanted) -> dict[str, float]:
+    """The metrics of a flat picture beside true renders of its prompt."""
+    picture = read_picture(asset).permute(0, 3, 1, 2)
+    if picture.shape[-2:] != (SIZE, SIZE):
+        picture = interpolate(picture, (SIZE, SIZE), mode="bilinear", antialias=True)
+    picture = picture_metrics.as_saved(picture.permute(0, 2, 3, 1))
+    truth = picture_metrics.as_saved(true_renders(asked, TRUTHS, derive(0, "compare"), SIZE))
+    return {name: float(value) for name, value in picture_metrics.against(picture, truth).items()}
+
+
 def summary(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """A row for each metric, over the prompts whose pairs have it."""
     rows = []
@@ -113,7 +134,7 @@ def summary(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         a, b = ([fmean(values[side] for values in group) for group in groups.values()] for side in (0, 1))
         found = statistics.paired(a, b)
         error = found["error"] if math.isfinite(found["error"]) else None
-        verdict = SAID[statistics.shown(found["difference"], found["error"])]
+        verdict = SAID[statistics.shown(found["difference"], found["error"])] if len(groups) >= FEWEST else TOO_FEW
         means = {"a": fmean(a), "b": fmean(b)}
         numbers = {**means, "difference": found["difference"], "error": error}
         counted = {"n": len(groups), "over": "seeds" if alone else "prompts"}

@@ -50,7 +50,8 @@ def test_pairs_are_judged_and_written(two_sides: Path) -> None:
     assert said == ["judging pair 1 of 1: a red apple"]
     assert (rows["right"]["a"], rows["right"]["b"], rows["right"]["difference"]) == (1.0, 0.0, 1.0)
     assert rows["kind"]["difference"] == 1.0 and rows["colour"]["difference"] == 0.0
-    assert rows["right"]["error"] is None and rows["right"]["verdict"] == "no difference shown"  # one pair is no proof
+    assert rows["right"]["error"] is None and rows["right"]["verdict"] == "fewer than 5 pairs"  # one is no proof
+    assert rows["colour distance"]["a"] > 0, "flat pictures are compared with true renders too"
     assert "one face" not in rows and rows["seconds of steps"]["a"] > 0
     written = list(csv.DictReader(out.read_text("utf-8").splitlines()))
     assert [row["metric"] for row in written] == list(rows)
@@ -70,14 +71,16 @@ def pairs(prompt: str, *differences: float) -> list[Pair]:
 def test_seeds_of_a_prompt_are_one_witness() -> None:
     (row,) = summary([*pairs("x", 1.0, 1.0, 1.0, 1.0), *pairs("y", 0.0)])
     assert (row["n"], row["over"], row["difference"]) == (2, "prompts", 0.5)
-    assert row["error"] == pytest.approx(0.5) and row["verdict"] == "no difference shown"
+    assert row["error"] == pytest.approx(0.5) and row["verdict"] == "fewer than 5 pairs"
+    (row,) = summary([pair for prompt in "abcde" for pair in pairs(prompt, 1.0 if prompt < "c" else -1.0)])
+    assert row["verdict"] == "no difference shown"
     (row,) = summary([pair for prompt in "abcdef" for pair in pairs(prompt, -1.0, -0.9)])
     assert row["verdict"] == "B is higher"
 
 
 def test_seeds_of_the_only_prompt_take_the_place_of_prompts() -> None:
-    (row,) = summary(pairs("x", 1.0, 0.9, 1.1))
-    assert (row["n"], row["over"], row["verdict"]) == (3, "seeds", "A is higher")
+    (row,) = summary(pairs("x", 1.0, 0.9, 1.1, 1.0, 0.9))
+    assert (row["n"], row["over"], row["verdict"]) == (5, "seeds", "A is higher")
 
 
 def test_tables_are_compared_without_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def judge_asset(path: str | Path, prompt: str = "", judge: Judge | None = None) 
     judge = shipped() if judge is None else judge
     path = Path(path)
     if path.suffix.lower() == ".png":
-        verdict = decide(judge.labels, judge_pictures(judge, _picture(path)))
+        verdict = decide(judge.labels, judge_pictures(judge, read_picture(path)))
     else:
         from dreamforge.export.read import load_mesh
 
@@ -78,7 +78,8 @@ def renders(mesh: Mesh, size: int = SIZE) -> tuple[Tensor, Tensor]:
     return pictures[:ORBIT], pictures[ORBIT:]
 
 
-def _picture(path: Path) -> Tensor:
+def read_picture(path: Path) -> Tensor:
+    """``[1,H,W,3]`` in [0, 1]. Raises DreamforgeError for a file that is no picture."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 

@@ -64,6 +64,21 @@ def sharpness(pictures: Tensor) -> Tensor:
     return (around - 4 * middle).flatten(1).var(1).clamp_min(1e-12).log2()
 
 
+def against(pictures: Tensor, truths: Tensor) -> dict[str, Tensor]:
+    """Every metric of the pictures beside true renders of their prompt, ``[B]`` each; an excess is 0 for the truth."""
+    excess = saturation(pictures) - saturation(truths).mean()
+    sharp = sharpness(pictures) - sharpness(truths).mean()
+    return {
+        "saturation excess": excess,
+        "saturation error": excess.abs(),
+        "clipped excess": clipped(pictures) - clipped(truths).mean(),
+        "colour distance": color_distance(pictures, truths),
+        "sharpness": sharp,
+        "sharpness error": sharp.abs(),
+        "detail": sharp.clamp(max=0),
+    }
+
+
 def feature_diversity(judge: Judge, pictures: Tensor) -> float:
     """Mean distance in [0, 2] between pairs of pictures ``[B,64,64,3]``, in the judge's features of unit length."""
     features = judge.features(pictures.permute(0, 3, 1, 2)).flatten(1)

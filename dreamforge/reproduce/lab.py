@@ -160,18 +160,10 @@ class Lab:
         """Every metric, a number for each picture; diversity is one of the prompt."""
         truth, votes = self.truth(prompt), judge_pictures(self.judge, pictures)
         (verdicts,) = judged(self.judge, pictures[None])
-        excess = metrics.saturation(pictures) - metrics.saturation(truth).mean()
-        sharp = metrics.sharpness(pictures) - metrics.sharpness(truth).mean()
         asked = [one.asked for one in self.prompts]
         found = {
             "right": torch.tensor([right(verdict, prompt.asked) for verdict in verdicts]),
-            "saturation excess": excess,
-            "saturation error": excess.abs(),
-            "clipped excess": metrics.clipped(pictures) - metrics.clipped(truth).mean(),
-            "colour distance": metrics.color_distance(pictures, truth),
-            "sharpness": sharp,
-            "sharpness error": sharp.abs(),
-            "detail": sharp.clamp(max=0),
+            **metrics.against(pictures, truth),
         }
         if prompt.asked in asked:
             own = asked.index(prompt.asked)
