@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from dreamforge.priors import examples
+from dreamforge.priors.latent_training import LatentTraining
 from dreamforge.priors.toybox import ToyboxPrior
 from dreamforge.priors.training import Training, train
 from dreamforge.rng import generator
@@ -27,6 +29,20 @@ def pictures() -> Pictures:
 def folder(tmp_path: Path, pictures: Pictures) -> Path:
     pictures.save(tmp_path / f"pictures-{TINY.toys}-{TINY.size}-{TINY.seed}.safetensors")
     return tmp_path
+
+
+@pytest.mark.parametrize("kind", [Training, LatentTraining])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"steps": -3}, "training.steps is -3, but a finite number of at least 1"),
+        ({"text_dropout": 1.5}, r"training.text_dropout is 1.5, but a finite number in \[0, 1\]"),
+        ({"lr": float("nan")}, "training.lr is nan"),
+    ],
+)
+def test_settings_outside_their_meaning_are_refused(kind: Any, wrong: dict[str, float], words: str) -> None:
+    with pytest.raises(DreamforgeError, match=words):
+        kind(**wrong)
 
 
 def test_a_stopped_training_ends_in_the_same_weights(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dreamforge.guidance.combine import predict
 from dreamforge.priors.parametrisation import alpha_sigma, per_view
-from dreamforge.schedule import check_number
 from dreamforge.types import DreamforgeError, Gradient, Prior, View
 
 
@@ -37,9 +36,11 @@ class Balanced:
     uncond_camera: bool = True  # keep them in the unconditional text's question too
 
     def __post_init__(self) -> None:
-        check_number("kappa of Balanced", self.kappa, 0.0)
-        if self.kappa == 0:
-            raise DreamforgeError("kappa of Balanced is 0, which leaves the text out: choose a number above 0, as 15.")
+        if not 0 < self.kappa < float("inf"):
+            raise DreamforgeError(
+                f"kappa of Balanced is {self.kappa}, but a finite number above 0 was expected (0 would leave the text "
+                "out): choose one, as 15."
+            )
 
     @torch.no_grad()
     def grad(self, view: View, prior: Prior) -> Gradient:

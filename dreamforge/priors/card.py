@@ -55,7 +55,7 @@ backgrounds and mirror images anew in every batch. Views lean to the front; 45 %
 
     {command}
 
-{steps_done}, {hours:.1f} hours on the machines it ran on, seed {seed}; log in `log.jsonl`, all
+{steps_done}, {hours:.1f} hours, seed {seed}; log in `log.jsonl`, all
 settings in `training.json`. An interrupted training goes on where it stopped.
 {history}{figures}
 ## Limits

@@ -1,6 +1,8 @@
 """What the embedded priors learn from: batches of captioned toybox pictures. Text only as word tokens."""
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +13,7 @@ from torch import Tensor
 from dreamforge.priors.toybox import MAX_TOKENS, tokenize
 from dreamforge.render.background import muted
 from dreamforge.rng import derive, generator
+from dreamforge.schedule import check_number
 from dreamforge.toybox import captions
 from dreamforge.toybox.catalog import ACCESSORIES, KINDS
 from dreamforge.toybox.colors import COLORS
@@ -41,6 +44,18 @@ class Settings(Protocol):
 
     @property
     def seed(self) -> int: ...
+
+
+SHARES = ("text_dropout", "camera_dropout", "word_dropout", "decay_share", "average")
+MAY_BE_0 = ("seed", "warmup", "vae_steps")
+
+
+def check_settings(settings: Any) -> None:
+    """Raise DreamforgeError for a number of a training, a dataclass, that is outside its meaning."""
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        least = 0 if one.name in (*SHARES, *MAY_BE_0) or isinstance(value, float) else 1
+        check_number(f"training.{one.name}", value, least, 1.0 if one.name in SHARES else math.inf)
 
 
 def new_tokenizer() -> Any:

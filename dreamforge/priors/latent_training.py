@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dreamforge import devices
 from dreamforge.priors import weights
 from dreamforge.priors.card import write_card
-from dreamforge.priors.examples import batches, cached_pictures, new_text_encoder, new_tokenizer
+from dreamforge.priors.examples import batches, cached_pictures, check_settings, new_text_encoder, new_tokenizer
 from dreamforge.priors.parametrisation import DiscreteSchedule
 from dreamforge.priors.toybox import quiet
 from dreamforge.priors.training_state import assign, copies, follow, load_state, rate, save_state, set_rate, step_all
@@ -61,6 +61,9 @@ class LatentTraining:
     word_dropout: float = 0.02  # a word becomes <unk>: unknown words must not disturb
     every: int = 500  # steps between two checkpoints
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def train(out: Path, settings: LatentTraining, report: Callable[[str], None] = print, device: str = "auto") -> None:

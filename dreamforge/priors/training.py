@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dreamforge import devices
 from dreamforge.priors.card import write_card
-from dreamforge.priors.examples import batches, cached_pictures, new_text_encoder, new_tokenizer
+from dreamforge.priors.examples import batches, cached_pictures, check_settings, new_text_encoder, new_tokenizer
 from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, quiet
 from dreamforge.priors.training_state import (
     assign,
@@ -57,6 +57,9 @@ class Training:
     word_dropout: float = 0.02  # a word becomes <unk>: unknown words must not disturb
     every: int = 500  # steps between two checkpoints
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def train(out: Path, settings: Training, report: Callable[[str], None] = print, device: str = "auto") -> None:

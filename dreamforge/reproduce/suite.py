@@ -56,7 +56,8 @@ def reproduce(
                 result = _measured(lab, named, scale, folder, say)
             except KeyboardInterrupt:
                 raise Interrupted("interrupted; the same command goes on from here") from None
-            result = {"prior": named.name, "title": named.title, "quick": quick, **result}
+            command = f"{COMMAND} --prior {named.name}" + (" --quick" if quick else "")
+            result = {"prior": named.name, "title": named.title, "command": command, "quick": quick, **result}
             atomic_write(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     return publish(out)
 
@@ -125,7 +126,7 @@ def publish(out: Path) -> dict[str, Any]:
         if (out / named.name / "result.json").is_file()
     ]
     rows = {result["prior"]: list(Rows(out / result["prior"] / "rows.jsonl").rows.values()) for result in results}
-    content = {"command": COMMAND, "metrics": claims.METRICS, "priors": results, "rows": rows}
+    content = {"metrics": claims.METRICS, "priors": results, "rows": rows}
     atomic_write(out / "report.html", page(out, results).encode())
     atomic_write(out / "claims.json", (json.dumps(content, indent=1) + "\n").encode())
     return content
