@@ -25,9 +25,9 @@ class Vocabulary(Protocol):
 
 @runtime_checkable
 class FromFolder(Protocol):
-    """A prior whose weights are the files of a folder."""
+    """A prior whose weights are the files of a folder; None for weights of no file."""
 
-    folder: Path
+    folder: Path | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Priors:
         return self.built[-1][1]
 
     def folders(self) -> list[Path]:
-        return [prior.folder for _, prior in self.built if isinstance(prior, FromFolder)]
+        priors = [prior for _, prior in self.built if isinstance(prior, FromFolder)]
+        return [prior.folder for prior in priors if prior.folder is not None]
 
     def warnings(self, recipe: Recipe) -> list[str]:
         """What the priors built so far will not understand in the recipe's prompts."""

@@ -201,10 +201,16 @@ def doctor(options: argparse.Namespace) -> Outcome:
     from dreamforge.devices import pick
     from dreamforge.doctor import examine, examine_recipe
 
-    findings = examine()
+    given = [f"--{name} {value}" for name in ("device", "vram") if (value := getattr(options, name)) is not None]
     if options.recipe:
         recipe = _within(config.load(options.recipe, options.overrides), options.vram)
         findings = examine_recipe(recipe, pick(options.device or recipe.device))
+    elif given := [*given, *options.overrides]:
+        raise DreamforgeError(
+            f"{' '.join(given)} was given without a recipe, but is about one: add --recipe NAME, or leave it out."
+        )
+    else:
+        findings = examine()
     lines = [f"{finding.name:<12} {finding.text}" for finding in findings]
     wrong = [finding for finding in findings if finding.wrong]
     lines.append(f"{len(wrong)} problem{'s' * (len(wrong) != 1)} found" if wrong else "all is well")

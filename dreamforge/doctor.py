@@ -11,10 +11,11 @@ import dreamforge
 from dreamforge import data, devices
 from dreamforge.config import Recipe
 from dreamforge.files import hashes
-from dreamforge.forecast import forecasts
+from dreamforge.forecast import TIMED, WARM, Forecast, advice, at_hand, forecasts, timed
 from dreamforge.manifest import PACKAGES, describe, installed
+from dreamforge.priors.estimate import Cost
 from dreamforge.priors.known import EMBEDDED
-from dreamforge.priors.memory import total_memory
+from dreamforge.priors.memory import total_memory, used_memory
 from dreamforge.priors.toybox import network_dtype
 from dreamforge.types import DreamforgeError
 
@@ -39,25 +40,70 @@ def examine() -> list[Finding]:
 
 
 def examine_recipe(recipe: Recipe, device: torch.device) -> list[Finding]:
-    """Whether a recipe's pretrained priors are here, and what memory and time they will take, about."""
-    findings = []
-    for one in forecasts(recipe, device):
-        there, peak = total_memory(device), one.cost.peak(device.type)
-        limit = max((getattr(term.prior, "vram", 0) for stage in recipe.stages for term in stage.terms), default=0)
-        most = min(there or peak, limit * 10**9 if limit else there or peak)
-        parts = f"{_gb(one.cost.weights)} weights, {_gb(one.cost.activations)} for a step, the rest the libraries'"
-        text = (
-            f"about {_gb(peak)} of {_gb(most)} on {describe(device)} for {one.model}: {parts}; the scene comes on top"
-        )
-        if peak > most:
-            text += "; too little: take a smaller --vram, fewer views, or a smaller prior.size"
-        findings.append(Finding("weights", one.missing or f"'{one.model}' is on this machine", bool(one.missing)))
-        findings.append(Finding("memory", text, peak > most))
-        step, minutes = one.seconds / max(recipe.steps, 1), one.seconds / 60
-        how = f"{step:.2g} s a step, from {one.cost.flops / 1e12:.2g} TFLOP and the speed of a matrix product here"
-        long = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
-        findings.append(Finding("time", f"about {long} for {recipe.steps} steps with {one.model}: {how}"))
-    return findings or [Finding("recipe", f"'{recipe.name}' uses no pretrained model: a GB of memory is enough")]
+    """What a recipe takes in memory and time: tried where its priors come along, else about, and if they are here."""
+    if at_hand(recipe):
+        return _tried(recipe, device)
+    limit = max((getattr(term.prior, "vram", 0) for stage in recipe.stages for term in stage.terms), default=0)
+    return [finding for one in forecasts(recipe, device) for finding in _forecast(one, recipe, device, limit)]
+
+
+def _tried(recipe: Recipe, device: torch.device) -> list[Finding]:
+    """A few real steps under the present load."""
+    try:
+        seconds = timed(recipe, device)
+    except DreamforgeError as error:
+        return [Finding("recipe", str(error), True)]
+    total = sum(stage.steps * step for stage, step in zip(recipe.stages, seconds, strict=True))
+    step = total / recipe.steps
+    used = used_memory(device)
+    whose = "of GPU memory" if device.type == "cuda" else "with the program itself"
+    memory = "not known on this system" if used is None else f"{_gb(used)} at most in these steps, {whose}"
+    time = (
+        f"about {_long(total)} for {recipe.steps} steps on {describe(device)}: {step:.2g} s a step, the mean of "
+        f"{TIMED} or more after {WARM} that warm up, timed now with whatever else is running; previews, checkpoints "
+        "and the export come on top"
+    )
+    return [
+        Finding("weights", f"'{recipe.name}' needs no model beside those of the package"),
+        Finding("memory", memory),
+        Finding("time", time),
+    ]
+
+
+def _forecast(one: Forecast, recipe: Recipe, device: torch.device, limit: int) -> list[Finding]:
+    """One large prior; ``limit``: GB that it was told to keep to, 0 for none."""
+    there, peak = total_memory(device), one.cost.peak(device.type)
+    most = min(there or peak, limit * 10**9 if limit else there or peak)
+    memory = (
+        f"about {_gb(peak)} of {_gb(most)} on {describe(device)} for {one.model}: {_parts(one.cost)}; the scene comes "
+        "on top"
+    )
+    if peak > most:
+        memory += f"; too little: {advice(one.cost)}"
+    step = one.seconds / max(recipe.steps, 1)
+    time = (
+        f"about {_long(one.seconds)} for {recipe.steps} steps of {one.model} alone: {step:.2g} s a step, from "
+        f"{one.cost.flops / 1e12:.2g} TFLOP and the speed of a matrix product here; the scene's own time is not in it"
+    )
+    return [
+        Finding("weights", one.missing or f"'{one.model}' is on this machine", bool(one.missing)),
+        Finding("memory", memory, peak > most),
+        Finding("time", time),
+    ]
+
+
+def _parts(cost: Cost) -> str:
+    """What is in memory, and when."""
+    text = f"{_gb(cost.text)} text encoder"
+    where = "in the computer's own memory" if cost.text_apart else "beside them, gone before the first step"
+    copy = [f"{_gb(cost.estimator)} the estimator's copy with gradients and moments"] if cost.copied else []
+    parts = [f"{_gb(cost.weights)} weights", f"{text} {where}", *copy, f"{_gb(cost.activations)} for a step"]
+    return ", ".join([*parts, "the rest the libraries'"])
+
+
+def _long(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
 
 
 def _gb(size: float) -> str:

@@ -142,5 +142,5 @@ def test_negatives_turn_the_steering() -> None:
 def test_wrong_settings() -> None:
     with pytest.raises(DreamforgeError, match=r"kappa of Balanced is -1\.0, but a finite number above 0"):
         Balanced(kappa=-1.0)
-    with pytest.raises(DreamforgeError, match="kappa of Balanced is 0.*, but a finite number above 0 was expected"):
+    with pytest.raises(DreamforgeError, match=r"kappa of Balanced is 0.*, but a finite number above 0 was expected"):
         Balanced(kappa=0.0)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dreamforge.priors.deepfloyd import DeepFloyd
-from dreamforge.priors.stock import StockPrior
+from dreamforge.priors.parametrisation import to_x0
+from dreamforge.priors.stock import StockPrior, silent
 from dreamforge.types import DreamforgeError, Query
 from tests import tiny_pipelines as tiny
 
@@ -30,13 +31,12 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_our_steps_are_the_stock_pipelines(folder: Path, prior: StockPrior) -> None:
-    """DDIM on IF's cosine schedule in the stock pipeline, which splits the variance off as well."""
-    from diffusers import DDIMScheduler
+    """IF's own scheduler, DDPM with the learned range of variances and dynamic thresholding, on the noise n it draws:
 
-    pipeline = tiny.stock(folder)
-    settings = {**pipeline.scheduler.config, "variance_type": "fixed_small"}
-    pipeline.scheduler = DDIMScheduler.from_config(settings, clip_sample=False, timestep_spacing="leading")
-    states = [draw(1, 3, 32, 32)]
+    x_t' = alpha' (1 - r) x0 + (r/a) x_t + s n with a = alpha/alpha' and r = (a sigma'/sigma)^2. The network's v leads
+    from log s^2 = log (r/a^2 (1 - a^2)) at -1 to log (1 - a^2) at 1 (arXiv 2102.09672, eq. 15). The last step is to x0.
+    """
+    pipeline, draws, states = tiny.stock(folder), torch.Generator().manual_seed(0), [draw(1, 3, 32, 32)]
     pipeline(
         PROMPT, negative_prompt=NEGATIVE, num_inference_steps=4, guidance_scale=3.0, output_type="pt",
         generator=torch.Generator().manual_seed(0), clean_caption=False,
@@ -44,9 +44,26 @@ def test_our_steps_are_the_stock_pipelines(folder: Path, prior: StockPrior) -> N
     )  # fmt: skip
     times = [int(step) / 1000 for step in pipeline.scheduler.timesteps]
     texts = [Query(prior.embed([text])) for text in (NEGATIVE, PROMPT)]
-    assert times == [0.75, 0.5, 0.25, 0.0]
-    # Its very first step has sigma_0 > 0, so the last entry of times is asked as any other.
-    assert max(tiny.follow(prior, texts, 3.0, times, states)) < 1e-4
+    torch.randn(1, 3, 32, 32, generator=draws)  # states[0]
+
+    def step(x_t: Tensor, t: Tensor, eps: Tensor, here: tiny.Level, there: tiny.Level) -> Tensor:
+        x0 = to_x0(eps, x_t, *here)
+        most = x0.abs().quantile(0.95).clamp(1, 1.5)  # Imagen (arXiv 2205.11487), section 2.3
+        x0 = x0.clamp(-most, most) / most
+        a = here[0] / there[0]
+        r = (a * there[1] / here[1]) ** 2
+        mean = there[0] * (1 - r) * x0 + r / a * x_t
+        if not there[1].any():
+            return mean
+        with torch.no_grad():
+            text = texts[1].text.tensors["text"]
+            v = prior.network(x_t, prior.schedule.index(t), encoder_hidden_states=text).sample[:, 3:]
+        log_beta, log_least = (1 - a**2).log(), (r / a**2 * (1 - a**2)).log()
+        log_variance = (1 + v) / 2 * log_beta + (1 - v) / 2 * log_least
+        return mean + (log_variance / 2).exp() * torch.randn(x_t.shape, generator=draws)
+
+    assert type(pipeline.scheduler).__name__ == "DDPMScheduler" and times == [0.75, 0.5, 0.25, 0.0]
+    assert max(tiny.follow(prior, texts, 3.0, times, states, step)) < 1e-4
 
 
 def test_the_learned_variance_is_dropped(prior: StockPrior) -> None:
@@ -66,6 +83,20 @@ def test_pictures_are_pixels(prior: StockPrior) -> None:
     torch.testing.assert_close(prior.decode(x.detach()), rgb.detach())
     small = prior.encode(torch.full((1, 8, 8, 3), 0.75), 0)
     torch.testing.assert_close(small, torch.full((1, 3, 32, 32), 0.5))
+
+
+def test_a_lora_file_is_the_stock_pipelines(folder: Path, prior: StockPrior, tmp_path: Path) -> None:
+    file = tiny.lora_file(folder, tmp_path / "style.safetensors")
+    ours = DeepFloyd(str(folder), precision="float32", lora=(str(file),), lora_scale=0.5).build()
+    pipeline = tiny.stock(folder)
+    with silent():
+        pipeline.load_lora_weights(tmp_path, weight_name=file.name, adapter_name="style")
+    pipeline.set_adapters("style", 0.5)
+    x_t, t, text = draw(1, 3, 32, 32), torch.tensor([0.5]), prior.embed([PROMPT])
+    with torch.no_grad():
+        given = {"encoder_hidden_states": text.tensors["text"]}
+        expected = pipeline.unet(x_t, prior.schedule.index(t), **given).sample[:, :3]
+        torch.testing.assert_close(ours.predict_noise(x_t, t, [Query(text)])[0], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("vram", [0, 8])

@@ -1,21 +1,94 @@
 """The GPU command's rehearsal on a CPU, so that it cannot rot, and its judgement of figures and failures."""
 
+import importlib.metadata
 import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
+from dreamforge.assembly import Priors
 from dreamforge.priors.estimate import OVERHEAD
 from dreamforge.priors.loading import place
 from dreamforge.priors.sizes import SIZES
 from dreamforge.types import Query
-from tests.gpu import priors, random_prior
-from tests.gpu.priors import CASES, Case, rows
+from tests.gpu import measure, priors, random_prior
+from tests.gpu.measure import CASES, Case, rows
 from tests.gpu.random_prior import RandomPrior, thin
 
 TINY = ["--tiny", "--device", "cpu"]
+CHECKOUT = Path(__file__).parent.parent
+
+
+def bare(site: Path, names: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command where nothing is installed but the distributions ``names``, which ``site`` gets links to."""
+    site.mkdir()
+    for name in names:
+        one = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in one.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(one.locate_file(top))))
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-S", "-m", "tests.gpu.priors", *arguments]  # -S: without the usual site-packages
+    return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, env=environment)
+
+
+def torch_alone() -> list[str]:
+    """torch and what it needs, CUDA's libraries where they are among it."""
+    found, waiting = list[str](), [Requirement("torch")]
+    while waiting:
+        one = waiting.pop()
+        if one.name not in found:
+            needs = map(Requirement, importlib.metadata.requires(one.name) or [])
+            asked = [{"extra": extra} for extra in ("", *one.extras)]
+            waiting += [need for need in needs if need.marker is None or any(map(need.marker.evaluate, asked))]
+            found.append(one.name)
+    return found
+
+
+def test_what_a_bare_machine_lacks_is_said_before_anything_starts(tmp_path: Path) -> None:
+    arguments = [*TINY, "--out", str(tmp_path / "out")]
+    without = bare(tmp_path / "torch", torch_alone(), *arguments)
+    assert without.returncode == 2 and not without.stdout and not (tmp_path / "out").exists()
+    assert len(without.stderr.splitlines()) == 1 and ", ".join(priors.required()) in without.stderr
+    assert "`pip download --no-deps " in without.stderr and " -m pip install --no-index --no-deps " in without.stderr
+    nothing = bare(tmp_path / "nothing", [], *arguments)
+    assert nothing.returncode == 2 and nothing.stderr.startswith("torch>=2.10 ")
+
+
+@pytest.mark.slow
+def test_torch_and_the_listed_packages_are_enough(tmp_path: Path) -> None:
+    """A scene in 3D with an estimator, the case that imports most."""
+    names = [*torch_alone(), *(line.partition(">=")[0] for line in priors.required())]
+    arguments = [*TINY, "--only", "sd15-vsd-3d", "--out", str(tmp_path / "out")]
+    done = bare(tmp_path / "site", names, *arguments)
+    assert done.returncode == 0 and done.stdout.startswith("network"), done.stdout + done.stderr
+
+
+def test_the_listed_versions_are_the_least_that_the_package_takes() -> None:
+    lines = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    least = {line.partition(">=")[0]: line for line in lines}
+    for line in [priors.TORCH, *priors.required()]:
+        assert line == least.get(line.partition(">=")[0], line)
+    assert priors.missing([priors.TORCH, *priors.required()]) == []
+    assert priors.missing(["torch>=99.0", "no-such-package", "torch"]) == ["torch>=99.0", "no-such-package"]
+
+
+def test_a_prior_without_files_is_not_hashed(tmp_path: Path) -> None:
+    """Nor the folder that the command runs in, which an empty path would mean."""
+    spec = RandomPrior("sd15", size=64, thin=True)
+    priors = Priors(torch.device("cpu"))
+    priors.of(spec)
+    assert priors.folders() == []
+    priors.built.append(("with files", type("OfFiles", (), {"folder": tmp_path})()))
+    assert priors.folders() == [tmp_path]
 
 
 @pytest.mark.slow
@@ -40,15 +113,15 @@ def test_a_case_that_fails_or_hangs_hides_no_other(
     def run(command: list[str], timeout: float, **more: Any) -> Any:
         end = next(ends)
         if end is None:
-            raise priors.subprocess.TimeoutExpired(command, timeout)
+            raise measure.subprocess.TimeoutExpired(command, timeout)
         if end[0] == 0:
             assert command[1:3] == ["-m", "tests.gpu.priors"]
             out = Path(command[command.index("--out") + 1])
             (out / f"{command[command.index('--only') + 1]}.json").write_text(json.dumps(result()))
-        return priors.subprocess.CompletedProcess(command, end[0], "", end[1])
+        return measure.subprocess.CompletedProcess(command, end[0], "", end[1])
 
-    monkeypatch.setattr(priors.subprocess, "run", run)
-    monkeypatch.setattr(priors, "CASES", CASES[:3])
+    monkeypatch.setattr(measure.subprocess, "run", run)
+    monkeypatch.setattr(measure, "CASES", CASES[:3])
     assert priors.main(["--device", "cpu", "--out", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert "an illegal address" in lines[0] and "SHORT" in lines[0]

@@ -1,5 +1,6 @@
-"""Memory presets and the forecast of memory and time: counted on shapes alone, compared with what is known."""
+"""Memory presets and the cost of a step: counted on shapes alone, compared with what is known."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dreamforge import cli, config, forecast, runs
-from dreamforge.doctor import examine_recipe
-from dreamforge.forecast import check_memory, forecasts, questions
 from dreamforge.priors import estimate
 from dreamforge.priors.deepfloyd import DeepFloyd
 from dreamforge.priors.estimate import Load, Meter, cost
-from dreamforge.priors.memory import PRESETS, limited, preset
+from dreamforge.priors.memory import PRESETS, limited, preset, text_device, used_memory
 from dreamforge.priors.pretrained import Pretrained
+from dreamforge.priors.sd3 import SD3
 from dreamforge.priors.sdxl import SDXL
 from dreamforge.priors.sizes import SIZES
 from dreamforge.priors.stable_diffusion import StableDiffusion
@@ -22,7 +21,7 @@ from dreamforge.priors.toybox import ToyboxPrior
 from dreamforge.types import DreamforgeError
 from tests import tiny_pipelines as tiny
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")  # no GPU is touched: costs are counted on shapes
 HALF: dict[str, Any] = {"precision": "bfloat16"}
 
 
@@ -71,9 +70,45 @@ def test_a_preset_keeps_stable_diffusion_within_six_gigabytes() -> None:
     assert cost(StableDiffusion("sd21-base", vram=8, **HALF), CPU, vsd).peak("cuda") < 10e9
 
 
-def test_a_text_encoder_is_not_counted_into_a_step() -> None:
-    found = cost(DeepFloyd("if-xl", **HALF), CPU, Load(views=1))
-    assert found.text == pytest.approx(2 * 4.76e9) and found.peak("cuda") < 16e9
+def test_a_text_encoder_lies_beside_the_network_before_the_first_step_or_on_the_cpu() -> None:
+    """IF-I-XL 4.305 and T5-XXL 4.76 billion weights of 2 bytes; a frugal preset leaves T5 to the CPU, where one is."""
+    whole = cost(DeepFloyd("if-xl", **HALF), CUDA, Load(views=1))
+    assert whole.text == pytest.approx(2 * 4.76e9) and not whole.text_apart
+    assert whole.least == whole.embedding == pytest.approx(2 * (4.3047e9 + 4.76e9), rel=1e-4)
+    frugal = cost(DeepFloyd("if-xl", vram=12, **HALF), CUDA, Load(views=1))
+    assert frugal.text_apart and frugal.text == whole.text
+    assert frugal.least == frugal.weights + frugal.activations and frugal.peak("cuda") < 12e9
+    assert not cost(DeepFloyd("if-xl", vram=12, **HALF), CPU, Load(views=1)).text_apart, "there it is the same memory"
+    assert not cost(StableDiffusion("sd15", vram=6, **HALF), CUDA, Load(views=1)).text_apart, "CLIP is small"
+
+
+def test_a_frugal_preset_embeds_with_t5_on_the_cpu() -> None:
+    for vram, big, expected in ((12, True, CPU), (12, False, CUDA), (24, True, CUDA), (0, True, CUDA)):
+        assert text_device(big, preset(vram), CUDA) == expected
+
+
+def test_without_t5_a_model_is_smaller() -> None:
+    """SD3's two other text encoders: 0.123 and 0.695 billion weights."""
+    assert cost(SD3(t5=False, **HALF), CUDA, Load(views=1)).text == pytest.approx(2 * (0.123e9 + 0.695e9))
+
+
+def test_a_full_estimator_is_a_float32_copy_with_gradients_and_two_moments() -> None:
+    """Four numbers of 4 bytes for each weight, beside the network; while the texts are embedded the copy alone."""
+    load = Load(views=1, texts=3, learnt=4)
+    adapter, full = (cost(StableDiffusion("sd15", **HALF), CUDA, replace(load, full=whole)) for whole in (False, True))
+    assert adapter.estimator == 0 and full.estimator == pytest.approx(16 * 859.52e6, rel=1e-4)
+    assert full.least == full.weights + full.estimator + full.activations > adapter.least + 13.7e9
+    assert full.embedding - adapter.embedding == pytest.approx(4 * 859.52e6, rel=1e-4)
+    assert full.activations > 2 * adapter.activations, "they are float32 too, and each layer keeps its input"
+
+
+def test_lessons_cost_operations_but_no_memory() -> None:
+    prior = StableDiffusion("sd15", **HALF)
+    none, one, two = (
+        cost(prior, CUDA, Load(views=1, texts=3, learnt=lessons, lessons=max(lessons, 1))) for lessons in (0, 1, 2)
+    )
+    assert one.activations == two.activations >= none.activations
+    assert two.flops - one.flops == pytest.approx(one.flops - none.flops)
 
 
 @pytest.mark.parametrize("vram", [12, 24])
@@ -92,6 +127,13 @@ def test_a_local_model_is_measured_by_its_files(folder: Path) -> None:
     assert found.weights == 4 * (own + sum(p.numel() for p in built.vae.parameters()))
     one, more = (cost(prior, CPU, Load(views=views)) for views in (1, 4))
     assert more.activations > 2 * one.activations and more.flops == pytest.approx(4 * one.flops, rel=0.1)
+    assert found.text == 4 * parameters(find(str(folder)), "text_encoder")
+
+
+def test_the_text_encoder_of_a_single_file_is_counted(folder: Path, tmp_path: Path) -> None:
+    file = tiny.single_file(folder, tmp_path / "model.safetensors")
+    whole, single = Pretrained(str(folder)), Pretrained(str(file), config=str(folder))
+    assert cost(single, CPU, Load(views=1)).text == pytest.approx(cost(whole, CPU, Load(views=1)).text, rel=0.05)
 
 
 def test_the_meter_counts_what_lives() -> None:
@@ -123,87 +165,15 @@ def test_fused_attention_keeps_no_matrix_of_pairs_and_is_put_back() -> None:
     assert F.scaled_dot_product_attention is genuine
 
 
+def test_the_memory_in_use_is_counted_in_bytes() -> None:
+    """torch alone takes 0.1 GB, and no test a terabyte."""
+    used = used_memory(CPU)
+    assert used is None or 1e8 < used < 1e12
+
+
 def test_presets_are_told() -> None:
     assert set(PRESETS) == {0, 6, 8, 12, 24, 80} and preset(8).chunk == 4
     with pytest.raises(DreamforgeError, match="6, 8, 12, 24, 80 GB"):
         preset(7)
     assert limited(StableDiffusion(), 6) == StableDiffusion(vram=6)
     assert limited(ToyboxPrior(), 6) == ToyboxPrior()
-
-
-def recipe(folder: object, *overrides: str) -> config.Recipe:
-    use = ["prior.use=stable_diffusion.StableDiffusion", f"prior.model={folder}"]
-    return config.load("canvas", [*use, "views=3", "steps=10", *overrides], {"prompt": "a red mushroom"})
-
-
-def test_questions_are_counted_by_the_guidance_itself() -> None:
-    """SDS asks twice a view, Perp-Neg twice more, VSD its estimator too, which learns on one more."""
-    term = recipe("sd15").stages[0].terms[0]
-    assert questions(term) == forecast.Questions(asked=6, learnt=0)
-    assert questions(recipe("sd15", "prompts.perp_neg=true").stages[0].terms[0]).asked == 12
-    assert questions(recipe("sd15", "noise.draws=2").stages[0].terms[0]).asked == 12
-    vsd = questions(recipe("sd15", "guidance.use=vsd.VSD").stages[0].terms[0])
-    assert vsd == forecast.Questions(asked=9, learnt=3)
-
-
-def test_the_doctor_says_what_a_recipe_takes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    here = {finding.name: finding for finding in examine_recipe(recipe(folder), CPU)}
-    assert not here["weights"].wrong and not here["memory"].wrong and "10 steps" in here["time"].text
-    away = {finding.name: finding for finding in examine_recipe(recipe("sd15", "prior.vram=6"), CPU)}
-    assert away["weights"].wrong and "hf download" in away["weights"].text
-    assert "of 6.0 GB on cpu" in away["memory"].text
-    assert cli.main(["doctor", "--recipe", "canvas"]) == 0
-    assert "uses no pretrained model" in capsys.readouterr().out
-    arguments = ["prior.use=stable_diffusion.StableDiffusion", f"prior.model={folder}", "--vram", "8", "--json"]
-    assert cli.main(["doctor", "--recipe", "canvas", *arguments]) == 0
-    assert "of 8.0 GB" in capsys.readouterr().out
-
-
-def test_the_forecast_adds_up_the_terms_of_one_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "speed", lambda device, dtype: 1e9)
-    (one,) = forecasts(recipe(folder), CPU)
-    both = config.load(
-        "canvas", values={"terms": [{"views": 3}, {"views": 3, "every": 2}], "steps": 10, "prompt": "a",
-                          "prior": {"use": "stable_diffusion.StableDiffusion", "model": str(folder)}},
-    )  # fmt: skip
-    (two,) = forecasts(both, CPU)
-    assert two.seconds == pytest.approx(1.5 * one.seconds) and two.cost == one.cost
-    assert one.seconds == pytest.approx(10 * one.cost.flops / (estimate.EFFICIENCY * 1e9))
-
-
-def test_too_little_memory_is_told_before_the_first_step(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dreamforge.forecast.total_memory", lambda device: 10**6)
-    with pytest.raises(DreamforgeError, match=r"takes at least .* GB, but the device has 0\.0 GB: take a smaller"):
-        runs.generate(recipe(folder), tmp_path / "run")
-    assert not (tmp_path / "run").exists(), "nothing was written"
-    monkeypatch.setattr("dreamforge.forecast.total_memory", lambda device: 10**12)
-    check_memory(recipe(folder), CPU)
-    monkeypatch.setattr("dreamforge.priors.loading.total_memory", lambda device: 10**5)
-    with pytest.raises(DreamforgeError, match=r"The network of .* alone takes"):
-        StableDiffusion(str(folder)).build()
-
-
-def test_memory_that_ends_in_a_run_is_told_with_what_to_lower(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(runs, "generate", full)
-    assert cli.main(["generate", "a red mushroom", "--out", str(tmp_path / "run"), "--vram", "8"]) == cli.FAILED
-    assert "take a smaller --vram" in capsys.readouterr().err
-
-
-def test_the_limit_of_the_command_line_is_in_the_recipe(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given: list[config.Recipe] = []
-    monkeypatch.setattr(runs, "generate", lambda made, out, **more: given.append(made))
-    arguments = ["prior.use=stable_diffusion.StableDiffusion", f"prior.model={folder}", "--out", str(tmp_path / "run")]
-    cli.main(["generate", "a", "--recipe", "canvas", *arguments, "--vram", "7"])
-    assert "presets are for 6, 8, 12, 24, 80 GB" in capsys.readouterr().err and not given
-    with pytest.raises(AttributeError):  # the stand-in made no run
-        cli.main(["generate", "a", "--recipe", "canvas", *arguments, "--vram", "12"])
-    assert given[0].stages[0].terms[0].prior == StableDiffusion(str(folder), vram=12)

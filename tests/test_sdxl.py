@@ -80,20 +80,10 @@ def test_a_textual_inversion_teaches_both_encoders(folder: Path, tmp_path: Path)
 
 
 def test_a_lora_file_is_the_stock_pipelines(folder: Path, tmp_path: Path) -> None:
-    from diffusers import StableDiffusionXLPipeline
-    from peft import LoraConfig, get_peft_model_state_dict
-
-    pipeline = tiny.stock(folder)
-    torch.manual_seed(5)
-    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False))
+    file, pipeline = tiny.lora_file(folder, tmp_path / "xl.safetensors"), tiny.stock(folder)
+    prior = open_(folder, lora=(str(file),), lora_scale=0.5)
     with silent():
-        StableDiffusionXLPipeline.save_lora_weights(
-            tmp_path, unet_lora_layers=get_peft_model_state_dict(pipeline.unet), weight_name="xl.safetensors"
-        )
-    prior = open_(folder, lora=(str(tmp_path / "xl.safetensors"),), lora_scale=0.5)
-    pipeline = tiny.stock(folder)
-    with silent():
-        pipeline.load_lora_weights(tmp_path, weight_name="xl.safetensors", adapter_name="xl")
+        pipeline.load_lora_weights(tmp_path, weight_name=file.name, adapter_name="xl")
     pipeline.set_adapters("xl", 0.5)
     x_t, t, text = draw(1, 4, 16, 16), torch.tensor([0.5]), prior.embed([PROMPT])
     added = {"text_embeds": text.tensors["pooled"], "time_ids": text.tensors["time_ids"]}

@@ -19,6 +19,7 @@ WIDTH = 32  # of every text encoder
 
 
 PUBLISHED = {"steps_offset": 1, "clip_sample": False}  # of Stable Diffusion's scheduler
+THRESHOLDING = {"thresholding": True, "dynamic_thresholding_ratio": 0.95, "sample_max_value": 1.5}  # of IF's
 
 
 def stable_diffusion(folder: Path, prediction: str = "epsilon") -> Path:
@@ -112,9 +113,7 @@ def deepfloyd(folder: Path) -> Path:
         resnet_time_scale_shift="scale_shift",
         act_fn="gelu",
     )
-    schedule = diffusers.DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=False
-    )
+    schedule = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", **THRESHOLDING)
     return _save(
         folder,
         diffusers.IFPipeline(
@@ -257,6 +256,21 @@ def _renamed(name: str, parts: dict[str, str]) -> str:
     return name
 
 
+def lora_file(folder: Path, path: Path) -> Path:
+    """A LoRA of rank 2 on the network's attention, as peft makes it and the family's own pipeline saves it."""
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    pipeline = stock(folder)
+    part = "unet" if hasattr(pipeline, "unet") else "transformer"
+    network = getattr(pipeline, part)
+    torch.manual_seed(5)
+    network.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = {f"{part}_lora_layers": get_peft_model_state_dict(network)}
+    with silent():
+        pipeline.save_lora_weights(path.parent, weight_name=path.name, **layers)
+    return path
+
+
 def vae(channels: int, **extra: Any) -> Any:
     """A variational autoencoder that halves the size."""
     from diffusers import AutoencoderKL
@@ -381,13 +395,46 @@ def stock(folder: Path) -> Any:
     return pipeline
 
 
+Level = tuple[Tensor, Tensor]  # alpha and sigma, each [B,1,1,1]
+Step = Callable[[Tensor, Tensor, Tensor, Level, Level], Tensor]  # x_t, t, eps, its level, the next level -> x_t'
+
+
+def first_order(x_t: Tensor, t: Tensor, eps: Tensor, here: Level, there: Level) -> Tensor:
+    """Every deterministic sampler of first order, DDIM or Euler: x_t' = alpha' x0 + sigma' eps."""
+    return there[0] * to_x0(eps, x_t, *here) + there[1] * eps
+
+
+def second_order() -> Step:
+    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2), which extrapolates x0 in lambda = log alpha/sigma:
+
+    x_t' = (sigma'/sigma) x_t - alpha' (e^-h - 1) (x0 + h/(2 h_before) (x0 - x0_before)), h = lambda' - lambda.
+    Its first step, and its last to sigma' = 0, are of first order.
+    """
+    before: list[tuple[Tensor, Tensor]] = []  # x0 and lambda
+
+    def step(x_t: Tensor, t: Tensor, eps: Tensor, here: Level, there: Level) -> Tensor:
+        x0 = guess = to_x0(eps, x_t, *here)
+        level, following = ((alpha / sigma).log() for alpha, sigma in (here, there))
+        if before and following.isfinite().all():
+            (x0_before, level_before) = before.pop()
+            guess = x0 + (following - level) / (2 * (level - level_before)) * (x0 - x0_before)
+        before.append((x0, level))
+        return first_order(x_t, t, (x_t - here[0] * guess) / here[1], here, there)
+
+    return step
+
+
 def follow(
-    prior: Prior, texts: list[Query], scale: float, times: Sequence[float], states: Sequence[Tensor]
+    prior: Prior,
+    texts: list[Query],
+    scale: float,
+    times: Sequence[float],
+    states: Sequence[Tensor],
+    step: Step = first_order,
 ) -> list[float]:
     """How far our steps are from a stock sampler's: it went from ``states[i]`` at ``times[i]`` to ``states[i + 1]``.
 
-    Every deterministic sampler of first order is x_t' = alpha(t') x0 + sigma(t') eps in variance-preserving units,
-    which is what ``states`` are in; at the end t' = 0, x0 itself. ``texts``: unconditional, conditional.
+    ``states`` are in variance-preserving units; at the end t' = 0, x0 itself. ``texts``: unconditional, conditional.
     """
     errors = []
     for i in range(len(times)):
@@ -395,10 +442,9 @@ def follow(
         with torch.no_grad():
             uncond, cond = prior.predict_noise(states[i], t, texts)
         eps = uncond + scale * (cond - uncond)
-        x0 = to_x0(eps, states[i], *alpha_sigma(prior.schedule, t, eps))
-        step = x0
+        here, there = alpha_sigma(prior.schedule, t, eps), (torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
         if i + 1 < len(times):
-            alpha, sigma = alpha_sigma(prior.schedule, torch.full_like(t, times[i + 1]), eps)
-            step = alpha * x0 + sigma * eps
-        errors.append(float((step - states[i + 1]).abs().max() / states[i + 1].abs().max()))
+            there = alpha_sigma(prior.schedule, torch.full_like(t, times[i + 1]), eps)
+        made = step(states[i], t, eps, here, there)
+        errors.append(float((made - states[i + 1]).abs().max() / states[i + 1].abs().max()))
     return errors

@@ -5,12 +5,13 @@ machine. What they would allocate is added up and freed as they go; the fused at
 of all pairs, is stood in for. Allocators and libraries take more than that: ``OVERHEAD``.
 """
 
+import copy
 import math
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from torch.utils.flop_counter import flop_registry
 from dreamforge.priors import pretrained, weights
 from dreamforge.priors.known import KNOWN, known
 from dreamforge.priors.loading import place
-from dreamforge.priors.memory import dtype_of, preset
+from dreamforge.priors.memory import dtype_of, preset, text_device
 from dreamforge.priors.parametrisation import DiscreteSchedule, FlowSchedule
-from dreamforge.priors.sizes import SIZES, Sizes
+from dreamforge.priors.sizes import SIZES, T5_XXL, Sizes
 from dreamforge.priors.stock import Convention, Family, Loaded, Options, StockPrior, silent
 from dreamforge.priors.weights import Source
 from dreamforge.types import DreamforgeError, Embedding, Query
@@ -39,18 +40,30 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes and floating point operations of one step. ``text`` is there only while the prompts are embedded."""
+    """Bytes and floating point operations of one step, and bytes of the time before it, when texts are embedded."""
 
     parameters: int  # of the network
     weights: int  # bytes of network and autoencoder
-    text: int  # bytes of the text encoders
-    activations: int  # bytes at the fullest moment of a step, weights apart
+    text: int  # bytes of the text encoders, let go before the first step
+    activations: int  # bytes at the fullest moment of a step, weights and estimator apart
     flops: float
+    text_apart: bool = False  # the text encoders are not on the device but in the computer's own memory
+    copied: int = 0  # weights of an estimator that is a full copy of the network
+
+    @property
+    def estimator(self) -> int:
+        """Bytes of a full copy from its first step on: float32 weights, their gradients, Adam's two moments."""
+        return 16 * self.copied
+
+    @property
+    def embedding(self) -> int:
+        """Bytes on the device while the prompts are embedded, after an estimator's copy was made."""
+        return self.weights + 4 * self.copied + (0 if self.text_apart else self.text)
 
     @property
     def least(self) -> int:
-        """Bytes without which a step is impossible."""
-        return self.weights + self.activations
+        """Bytes on the device without which a run is impossible."""
+        return max(self.embedding, self.weights + self.estimator + self.activations)
 
     def peak(self, device: str) -> int:
         """Bytes at the fullest moment, on a device of this type, about."""
@@ -61,13 +74,16 @@ class Cost:
 class Load:
     """One step: ``views`` at ``resolution`` pixels, ``texts`` questions a view in one call, ``draws`` calls.
 
-    ``learnt`` predictions of an estimator, an adapter on the same network, get a backward pass besides.
+    ``learnt`` predictions of an estimator get a backward pass besides, in ``lessons`` batches of newly encoded
+    pictures; it is an adapter on the same network, or with ``full`` a float32 copy of it.
     """
 
     views: int
     texts: int = 2
     draws: int = 1
     learnt: int = 0
+    lessons: int = 1
+    full: bool = False
     resolution: int = 64
 
 
@@ -80,7 +96,8 @@ def cost(spec: Any, device: torch.device, load: Load) -> Cost:
     dtype = dtype_of(options.precision, options.vram, device)
     prior, text = _on_meta(options, dtype)
     network, autoencoder = prior.network, prior.vae
-    meter = Meter()
+    estimator = _copy(network) if load.full else network
+    meter, before = Meter(), 0.0
     with silent(), meter, fused_attention() as attention:
         rgb = torch.rand(load.views, load.resolution, load.resolution, 3, device=META).requires_grad_()
         x = prior.encode(rgb, 0)
@@ -90,13 +107,26 @@ def cost(spec: Any, device: torch.device, load: Load) -> Cost:
         torch.autograd.backward(x, torch.empty_like(x))
         shape = x.shape[1:]
         del x, rgb
+        before = meter.flops + sum(attention)
         if load.learnt:
-            x = torch.empty(load.learnt, *shape, device=META).requires_grad_()
-            (eps,) = prior.ask(network, network, x, _times(load.learnt), [_query(prior, load.learnt)])
+            rows = load.learnt // load.lessons
+            with torch.no_grad():
+                prior.encode(torch.rand(rows, load.resolution, load.resolution, 3, device=META), 0)
+            x = torch.empty(rows, *shape, device=META).requires_grad_()
+            (eps,) = prior.ask(estimator, estimator, x, _times(rows), [_query(prior, rows)])
             torch.autograd.backward(eps, torch.empty_like(eps))
+    lesson = meter.flops + sum(attention) - before
     stored = sum(p.numel() * p.element_size() for part in (network, autoencoder) if part for p in part.parameters())
     count = sum(p.numel() for p in network.parameters())
-    return Cost(count, stored, int(text * dtype.itemsize), meter.peak, meter.flops + sum(attention))
+    return Cost(
+        parameters=count,
+        weights=stored,
+        text=int(text * dtype.itemsize),
+        activations=meter.peak,
+        flops=before + load.lessons * lesson,
+        text_apart=text_device(prior.family.big_text, prior.limits, device).type != device.type,
+        copied=count if load.full else 0,
+    )
 
 
 def speed(device: torch.device, dtype: torch.dtype) -> float:
@@ -120,6 +150,7 @@ def _on_meta(options: Options, dtype: torch.dtype) -> tuple[StockPrior, float]:
         if (published := published_sizes(options.model)) is None:
             raise
         family, found = published
+        found = found if options.t5 else replace(found, text=found.text - T5_XXL)
     vae = found.vae
     if options.tiny_vae and vae is not None:
         vae = {"_class_name": "AutoencoderTiny", "latent_channels": vae["latent_channels"]}
@@ -129,7 +160,7 @@ def _on_meta(options: Options, dtype: torch.dtype) -> tuple[StockPrior, float]:
     meaning = Convention(DiscreteSchedule(torch.empty(1000, device=META)), "eps")
     if found.network.startswith(("PRX", "SD3")):
         meaning = Convention(FlowSchedule(), "flow")
-    loaded = Loaded(network, autoencoder, meaning, options.size or found.size, Path(), lambda: None)
+    loaded = Loaded(network, autoencoder, meaning, options.size or found.size, None, lambda: None)
     return StockPrior(family, options, loaded, META, preset(options.vram)), found.text
 
 
@@ -150,10 +181,28 @@ def local_sizes(options: Options, source: Source) -> tuple[Family, Sizes]:
     if index.get("vae") not in (None, [None, None]):
         vae = weights.read_json(source.folder / "vae" / "config.json", options.model)
     encoders = [part for part in family.text if part.startswith("text") and (options.t5 or not part.endswith("_3"))]
-    text = 0 if source.single else sum(weights.parameters(source, part) for part in encoders)
+    text = _text_in(source.path) if source.single else sum(weights.parameters(source, part) for part in encoders)
     blocks = [] if vae is None else vae.get("block_out_channels") or vae["encoder_block_out_channels"]
     size = index.get("default_sample_size") or shape["sample_size"] * 2 ** max(len(blocks) - 1, 0)
     return family, Sizes(shape["_class_name"], shape, vae, text, size)
+
+
+def _text_in(file: Path) -> int:
+    """Weights of the text encoders in a single file: all but the network and the autoencoder."""
+    from safetensors import safe_open
+
+    other = ("model.diffusion_model.", "model_ema.", "first_stage_model.", "vae.")
+    with safe_open(file, "pt") as content:
+        names = [name for name in content.keys() if not name.startswith(other)]  # noqa: SIM118
+        return sum(math.prod(content.get_slice(name).get_shape()) for name in names)
+
+
+def _copy(network: Any) -> Any:
+    """An estimator's full copy in float32, with the gradients that it keeps from its step before."""
+    twin = copy.deepcopy(network).float().requires_grad_(True)
+    for weight in twin.parameters():
+        weight.grad = torch.empty_like(weight)
+    return twin
 
 
 def _build(name: str, shape: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dreamforge.priors import personal, weights
-from dreamforge.priors.memory import dtype_of, preset, total_memory
+from dreamforge.priors.memory import dtype_of, preset, text_device, total_memory
 from dreamforge.priors.parametrisation import DiscreteSchedule, FlowSchedule, Prediction
 from dreamforge.priors.stock import Convention, Family, Loaded, Options, StockPrior, StudentSchedule, shrink, silent
 from dreamforge.priors.weights import Source
@@ -50,7 +50,7 @@ def open_stock(family: Family, spec: Any, device: torch.device | str) -> StockPr
         with silent(), readable(source):
             whole = load(source, here, dtype)
             personal.add_to_text(whole, options.lora, options.lora_scale, options.textual_inversion)
-        at = "cpu" if family.big_text and limits.frugal else device
+        at = text_device(family.big_text, limits, device)
         for part in text:
             if isinstance(module := getattr(whole, part), torch.nn.Module):
                 aligned(module.to(at).eval())

@@ -5,6 +5,7 @@ in it; the text encoder always leaves the device before the first step. What a p
 """
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +58,11 @@ def dtype_of(precision: str, vram: int, device: torch.device) -> torch.dtype:
     return network_dtype(precision, device)
 
 
+def text_device(big: bool, limits: Preset, device: torch.device) -> torch.device:
+    """Where text encoders run while the prompts are embedded; ``big``: a T5 is among them."""
+    return torch.device("cpu") if big and limits.frugal else device
+
+
 def total_memory(device: torch.device) -> int | None:
     """Bytes of memory of the device, None where they cannot be asked for."""
     if device.type == "cuda":
@@ -65,3 +71,15 @@ def total_memory(device: torch.device) -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def used_memory(device: torch.device) -> int | None:
+    """The most bytes that this process has used so far: the tensors on a GPU, else all of it. None where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

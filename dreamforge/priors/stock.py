@@ -87,13 +87,16 @@ class Family:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model's parts; ``vae`` None in pixel space; ``text()`` loads the whole pipeline around them, to embed."""
+    """A model's parts; ``vae`` None in pixel space; ``text()`` loads the whole pipeline around them, to embed.
+
+    ``folder``: the folder or file that the weights are in, None for weights of no file.
+    """
 
     network: Any
     vae: Any
     convention: Convention
     size: int
-    folder: Path
+    folder: Path | None
     text: Callable[[], Any]
 
 

@@ -6,7 +6,6 @@ right shapes, so no text encoder is there; the answers mean nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -62,7 +61,7 @@ class RandomPrior:
         table = DiscreteSchedule(DiscreteSchedule.scaled_linear().alphas_cumprod.to(device))
         meaning = Convention(FlowSchedule(), "flow") if self.network.startswith("sd3") else Convention(table, "eps")
         prior = StockPrior(
-            family, options, Loaded(network, vae, meaning, self.size, Path(), lambda: None), device, preset(self.vram)
+            family, options, Loaded(network, vae, meaning, self.size, None, lambda: None), device, preset(self.vram)
         )
         prior.embed = lambda prompts: embedding(prior, prompts)  # type: ignore[method-assign]
         return prior
