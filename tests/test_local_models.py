@@ -19,7 +19,7 @@ from dreamforge.assembly import Priors, build_stage
 from dreamforge.config import build, dump, load
 from dreamforge.engine import StepInfo, fit
 from dreamforge.files import hashes
-from dreamforge.priors import known, weights
+from dreamforge.priors import known, loading, weights
 from dreamforge.priors.pretrained import FAMILIES, Pretrained, family_of
 from dreamforge.priors.stable_diffusion import StableDiffusion
 from dreamforge.priors.stock import StockPrior
@@ -174,6 +174,20 @@ def test_families_without_lora_files_say_so(name: str, use: str, folders: dict[s
     told(reason, folders[name], lora=("a.safetensors",))
     with pytest.raises(DreamforgeError, match="no key 'lora' in prior: choose one of model,"):
         load("canvas", [f"prior.use={use}", "prior.lora=[a.safetensors]"], {"prompt": SECRET})
+
+
+def test_a_single_file_that_cannot_tell_eps_from_v_says_so(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of Stable Diffusion 2, known by the width of their text, hold either; a given prediction ends the doubt."""
+    base = folders["stable_diffusion"]
+    file = tiny.single_file(base, tmp_path / "model.safetensors")
+    assert StableDiffusion(str(file), config=str(base)).build().warnings(SECRET) == []
+    monkeypatch.setattr(loading, "SD2_TEXT", tiny.WIDTH)
+    (warning,) = StableDiffusion(str(file), config=str(base)).build().warnings(SECRET)
+    assert "cannot tell whether it predicts eps" in warning and "prior.prediction=v" in warning
+    assert StableDiffusion(str(file), config=str(base), prediction="eps").build().warnings(SECRET) == []
+    assert StableDiffusion(str(base)).build().warnings(SECRET) == []
 
 
 def test_a_single_file_of_the_original_layout_is_the_folder(folders: dict[str, Path], tmp_path: Path) -> None:

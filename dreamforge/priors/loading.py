@@ -15,6 +15,11 @@ from dreamforge.priors.stock import Convention, Family, Loaded, Options, StockPr
 from dreamforge.priors.weights import Source
 from dreamforge.types import DreamforgeError
 
+SD2_TEXT = 1024  # width of its text encoder; 768 in Stable Diffusion 1, 2048 in XL
+TWO_KINDS = (
+    "{} is a Stable Diffusion 2 file, which cannot tell whether it predicts eps (the 512-pixel base) or v (the "
+    "768-pixel model): its configuration decides; if all comes out grey, set prior.prediction=v prior.size=768."
+)
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
@@ -59,8 +64,13 @@ def open_stock(family: Family, spec: Any, device: torch.device | str) -> StockPr
     size = options.size or pipeline.config.get("default_sample_size") or network.config["sample_size"] * shrink(vae)
     check_size(size, shrink(vae) * network.config.get("patch_size", 1))
     meaning = _on(options, family.convention(pipeline), device)
-    parts = Loaded(network, vae, meaning, size, source.path, load_text)
+    doubt = TWO_KINDS.format(source.path) if source.single and options.prediction == "auto" and _is_sd2(network) else ""
+    parts = Loaded(network, vae, meaning, size, source.path, load_text, doubt)
     return StockPrior(family, options, parts, device, limits)
+
+
+def _is_sd2(network: Any) -> bool:
+    return type(network).__name__ == "UNet2DConditionModel" and network.config["cross_attention_dim"] == SD2_TEXT
 
 
 def convention(pipeline: Any) -> Convention:

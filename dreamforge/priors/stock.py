@@ -89,7 +89,8 @@ class Family:
 class Loaded:
     """A model's parts; ``vae`` None in pixel space; ``text()`` loads the whole pipeline around them, to embed.
 
-    ``folder``: the folder or file that the weights are in, None for weights of no file.
+    ``folder``: the folder or file that the weights are in, None for weights of no file. ``doubt``: a sentence about
+    what the files cannot tell.
     """
 
     network: Any
@@ -98,6 +99,7 @@ class Loaded:
     size: int
     folder: Path | None
     text: Callable[[], Any]
+    doubt: str = ""
 
 
 class StockPrior:
@@ -109,7 +111,7 @@ class StockPrior:
         self.family, self.options, self.device, self.limits = family, options, device, limits
         self.network, self.vae, self.folder = loaded.network, loaded.vae, loaded.folder
         self.convention, self.schedule = loaded.convention, loaded.convention.schedule
-        self._load_text = loaded.text
+        self._load_text, self._doubt = loaded.text, loaded.doubt
         self._text: Any = None  # the pipeline with its text encoders, between the first text and the first prediction
         self._rows: dict[str, dict[str, Tensor]] = {}
         self._cut: dict[str, tuple[int, int]] = {}
@@ -206,8 +208,9 @@ class StockPrior:
         )
 
     def warnings(self, prompt: str) -> list[str]:
-        """A sentence if the text with its view words was too long to be read, or has words that were never learnt."""
-        unknown = [] if self._words is None else vocabulary_warnings(self._words, prompt)
+        """Sentences: the files are in doubt, the text was too long to be read, words were never learnt."""
+        unknown = [self._doubt] if self._doubt else []
+        unknown += [] if self._words is None else vocabulary_warnings(self._words, prompt)
         long = [length for text, length in self._cut.items() if text.startswith(prompt)]
         if not long:
             return unknown

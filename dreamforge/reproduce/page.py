@@ -29,7 +29,7 @@ For every prompt d is the mean over its seeds of (first - second); the row gives
 standard error over prompts. <b>Reproduced</b>: it exceeds two standard errors in the claimed direction.
 <b>Reversed</b>: it does so in the other. A claim that something is kept has a margin: it is reproduced where a loss as
 large as the margin is excluded by two standard errors. Claims, metrics, rule, and the criterion of tuning were written
-before the first run. Whiskers are two standard errors.
+before the first picture that counts. Whiskers are two standard errors.
 """
 Result = Mapping[str, Any]
 
@@ -65,9 +65,15 @@ def _prior(folder: Path, result: Result) -> list[str]:
         "<h2>All pictures, none left out</h2>",
         *(_sheet(folder, method) for method in [*METHODS, Method(TRUE, "True renders", "")]),
         "<h2>Made with</h2>",
-        f"<pre>{html.escape(json.dumps({'seed': result['seed'], **result['made with']}, indent=1))}</pre>",
-        f"<pre>{html.escape(json.dumps({'common': result['common'], 'methods': result['methods']}, indent=1))}</pre>",
+        *(
+            _facts(result, names)
+            for names in (("command", "seed", "suites", "made with"), ("common", "methods", "own"))
+        ),
     ]
+
+
+def _facts(result: Result, names: Sequence[str]) -> str:
+    return f"<pre>{html.escape(json.dumps({name: result[name] for name in names}, indent=1))}</pre>"
 
 
 def _warning(result: Result) -> str:
