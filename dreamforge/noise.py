@@ -53,8 +53,8 @@ class Consistent:
     and views share less. Pixels without surface get noise that stays on the screen ("fixed": so the noise of a flat
     picture stays too) or is new in every step ("fresh"). ``share`` of the variance is attached, the rest is new in
     every step. ``lifetime`` of the attached noise: "run" (CFD's ODE), or "step", shared between the views of a step
-    only (3D noising, arXiv 2406.16695). CFD's SDE, whose noise decays slowly over a run, is not here. The formula is the
-    paper's as recalled, checked against the authors' public code; the sphere of cells is this project's own choice.
+    only (3D noising, arXiv 2406.16695). CFD's SDE, whose noise decays slowly over a run, is not here. The formula is
+    the paper's as recalled, checked against the authors' public code; the sphere of cells is this project's own choice.
     """
 
     share: float = 1.0  # sqrt_beta^2 in the authors' code
