@@ -100,7 +100,9 @@ def test_twins_differ_from_the_default_in_their_method_only(name: str) -> None:
     own, default = config.load(name), config.load("default")
     (stage,), (like,) = own.stages, default.stages
     (term,), (usual) = stage.terms, like.terms[0]
-    method = {slot: getattr(usual, slot) for slot in ("guidance", "timesteps", "noise", "weight")}
+    # the losses have weights that fit the size of the method's gradient
+    method = {slot: getattr(usual, slot) for slot in ("guidance", "timesteps", "noise", "weight", "losses")}
+    assert set(term.losses) == set(usual.losses)
     assert replace(term, **method) == usual
     assert replace(stage, terms=like.terms) == like
     assert replace(own, name=default.name, stages=default.stages) == default
