@@ -25,7 +25,7 @@ class Balanced:
 
     "standard": as above, w = alpha. "auto": kappa 1, g_s = 1.25 (eps_uncond - eps), w = |eps_uncond - eps| sigma / 50
     (its norm over a view; the authors' is over the batch). Their constant factor 0.1 belongs into the term's weight.
-    kappa is relative to |g_s|: with the control variate g_s is far shorter, and 1 to 3 do what 15 does without it.
+    kappa is relative to |g_s|: with the control variate g_s is far shorter, and wants a far smaller one.
     """
 
     variant: Literal["standard", "auto"] = "standard"
