@@ -35,6 +35,13 @@ def test_it_is_small_and_holds_no_working_files() -> None:
     assert not [path for path in files if path.name.startswith(("pictures-", "state"))]
 
 
+@pytest.mark.parametrize("folder", ["prior", "latent"])
+def test_no_configuration_names_a_machine(folder: str) -> None:
+    configs = list(data.asset(folder).rglob("*.json"))
+    assert configs
+    assert not [path for path in configs if "_name_or_path" in path.read_text("utf-8")]
+
+
 def test_plain_diffusers_samples_it_and_our_steps_are_its() -> None:
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
 

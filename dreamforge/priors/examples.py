@@ -1,5 +1,6 @@
 """What the embedded priors learn from: batches of captioned toybox pictures. Text only as word tokens."""
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -153,3 +154,11 @@ def cached_pictures(out: Path, settings: Settings, report: Callable[[str], None]
     if int(pictures.kind.max()) >= len(KINDS):
         raise DreamforgeError(f"{path} was drawn with another toybox: delete it and train again.")
     return pictures
+
+
+def forget_paths(folder: Path) -> None:
+    """Drop from a pipeline's configurations the path that a network was loaded from: no file names one machine's."""
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text("utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -23,7 +23,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dreamforge import devices
 from dreamforge.priors import weights
 from dreamforge.priors.card import write_card
-from dreamforge.priors.examples import batches, cached_pictures, check_settings, new_text_encoder, new_tokenizer
+from dreamforge.priors.examples import (
+    batches,
+    cached_pictures,
+    check_settings,
+    forget_paths,
+    new_text_encoder,
+    new_tokenizer,
+)
 from dreamforge.priors.parametrisation import DiscreteSchedule
 from dreamforge.priors.toybox import quiet
 from dreamforge.priors.training_state import assign, copies, follow, load_state, rate, save_state, set_rate, step_all
@@ -249,6 +256,7 @@ def save(out: Path, parts: dict[str, Any], done: dict[str, Any], settings: Laten
     )
     pipeline.save_pretrained(out, max_shard_size="15MB")
     hush()
+    forget_paths(out)
     _load_as_float32(out / "text_encoder" / "config.json")
     known = json.loads((out / "training.json").read_text()) if (out / "training.json").exists() else {}
     card = {**done, "settings": asdict(settings), "history": known.get("history", [])}

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from dreamforge import devices
 from dreamforge.priors.card import write_card
-from dreamforge.priors.examples import batches, cached_pictures, check_settings, new_text_encoder, new_tokenizer
+from dreamforge.priors.examples import (
+    batches,
+    cached_pictures,
+    check_settings,
+    forget_paths,
+    new_text_encoder,
+    new_tokenizer,
+)
 from dreamforge.priors.toybox import MAX_TOKENS, camera_token, load_parts, quiet
 from dreamforge.priors.training_state import (
     assign,
@@ -148,21 +155,13 @@ def save(
     pipeline.save_pretrained(out, max_shard_size="15MB")
     torch.nn.Module.to(model, torch.float32)
     hush()
-    _forget_paths(out)
+    forget_paths(out)
     assign(model, live)
     save_state(out / "state.safetensors", live, average, optimisers)
     known = json.loads((out / "training.json").read_text()) if (out / "training.json").exists() else {}
     card = {"step": step, "settings": asdict(settings), "history": known.get("history", [])}
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
     write_card(out)
-
-
-def _forget_paths(out: Path) -> None:
-    """Drop the place of this machine that the library writes into the network's configuration."""
-    path = out / "transformer" / "config.json"
-    config = json.loads(path.read_text())
-    config.pop("_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _resume(out: Path, model: Any, average: dict[str, Tensor], optimisers: Any) -> int:
