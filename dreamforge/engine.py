@@ -66,16 +66,16 @@ class BuiltTerm:
 class Readings:
     """The scalars of a step, which stay on their device until somebody asks: reading one would wait for the device."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, device: torch.device | str) -> None:
+        self.step, self.device = step, device
         self.values: dict[str, Tensor] = {}
         self.finite: list[tuple[Tensor, str, Tensor, int]] = []  # whether it is, what it is, t and seed
         self.event: Any = None
 
-    def add(self, values: Mapping[str, Tensor | float], prefix: str, like: Tensor) -> None:
-        """Scalars by name, on the device of ``like``."""
+    def add(self, values: Mapping[str, Tensor | float], prefix: str) -> None:
+        """Scalars by name; of several terms each has its ``prefix``."""
         for name, value in values.items():
-            self.values[prefix + name] = torch.as_tensor(value, dtype=torch.float32, device=like.device).detach()
+            self.values[prefix + name] = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
 
     def expect_finite(self, what: str, values: Sequence[Tensor | None], t: Tensor, seed: int) -> None:
         """Noted here, checked when the step is read: one wait for the device instead of one for every number."""
@@ -139,25 +139,25 @@ def fit(
     metrics are named with its number, as "1.grad". Raises FloatingPointError with step, t and seed when a gradient or
     a loss is not finite. Nothing here waits for a GPU, which is a step behind: there the error comes a step late.
     """
-    behind = 1 if torch.device(device).type == "cuda" else 0
+    behind = steps_behind(device)
     unread: deque[StepInfo] = deque()
     base_lr = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
+    prefixes = [f"{number}." if len(terms) > 1 else "" for number in range(len(terms))]
     for step in range(start_step, steps):
         began, progress = time.perf_counter(), step / max(steps - 1, 1)
         for group, lr in zip(optimiser.param_groups, base_lr, strict=True):
             group["lr"] = lr * lr_scale(progress)
         optimiser.zero_grad(set_to_none=True)
-        readings = Readings(step)
+        readings = Readings(step, device)
         now = [(number, term) for number, term in enumerate(terms) if step % term.every == term.offset]
         for number, term in now:
-            prefix = f"{number}." if len(terms) > 1 else ""
-            _descend(scene, term, progress, derive(seed, step, number), device, readings, prefix)
+            readings.add(_descend(scene, term, progress, derive(seed, step, number), readings), prefixes[number])
         optimiser.step()
         scene.adapt(step, derive(seed, step, "adapt"))
         for number, term in now:
             if isinstance(term.guidance, LearnedGuidance):
-                prefix = f"{number}." if len(terms) > 1 else ""
-                _learn(scene, term, progress, derive(seed, step, number, "learn"), device, readings, prefix)
+                learnt = _learn(scene, term, progress, derive(seed, step, number, "learn"), readings)
+                readings.add(learnt, prefixes[number])
         readings.leave()
         unread.append(StepInfo(step, steps, readings, time.perf_counter() - began))
         on_step(unread[-1])
@@ -167,22 +167,22 @@ def fit(
         _ = info.metrics
 
 
+def steps_behind(device: torch.device | str) -> int:
+    """How many steps late a step's numbers are read: a GPU has come to them one step later, a CPU at once."""
+    return 1 if torch.device(device).type == "cuda" else 0
+
+
 def _descend(
-    scene: Scene,
-    term: BuiltTerm,
-    progress: float,
-    seed: int,
-    device: torch.device | str,
-    readings: Readings,
-    prefix: str,
-) -> None:
+    scene: Scene, term: BuiltTerm, progress: float, seed: int, readings: Readings
+) -> dict[str, Tensor | float]:
     """Add one term's gradient to the parameters of the scene: the guidance's, exactly, and its regularisers'."""
-    cameras, render, picture = look(scene, term, progress, seed, device)
+    cameras, render, picture = look(scene, term, progress, seed, readings.device)
     x = term.prior.encode(picture, derive(seed, "encode"))
     scale = term.weight / (len(x) * term.noise.draws)
     regulariser, terms_of_loss = losses.total(render, term.losses, progress)
     roots: list[Tensor] = []
     grads: list[Tensor | None] = []
+    stats: dict[str, Tensor | float] = {}
     for draw in range(term.noise.draws):
         number, sign = (draw // 2, 1 - 2 * (draw % 2)) if term.noise.antithetic else (draw, 1)
         view = _view(term, x, cameras, render, progress, derive(seed, number), sign)
@@ -196,29 +196,22 @@ def _descend(
         if gradient.rgb is not None:
             roots.append(picture)
             grads.append(gradient.rgb * scale)
-        readings.add({"grad": gradient.x.square().mean().sqrt(), "t": view.t.mean(), **gradient.stats}, prefix, x)
+        stats |= {"grad": gradient.x.square().mean().sqrt(), "t": view.t.mean(), **gradient.stats}
     if regulariser.requires_grad:
         roots.append(regulariser * term.weight)
         grads.append(None)
     if roots:
         torch.autograd.backward(roots, grads)  # exact: no pretended loss, see design, section 4
-    readings.add({"alpha": render.alpha.mean(), **terms_of_loss}, prefix, x)
+    return {**stats, "alpha": render.alpha.mean(), **terms_of_loss}
 
 
-def _learn(
-    scene: Scene,
-    term: BuiltTerm,
-    progress: float,
-    seed: int,
-    device: torch.device | str,
-    readings: Readings,
-    prefix: str,
-) -> None:
-    """Let a guidance with weights learn on independent draws of the scene as it is now."""
+def _learn(scene: Scene, term: BuiltTerm, progress: float, seed: int, readings: Readings) -> dict[str, Tensor]:
+    """Let a guidance with weights learn on independent draws of the scene as it is now; its last loss."""
     assert isinstance(term.guidance, LearnedGuidance) and term.learner is not None
+    stats = {}
     for k in range(term.guidance.learn_steps):
         with torch.no_grad():
-            cameras, render, picture = look(scene, term, progress, derive(seed, k), device)
+            cameras, render, picture = look(scene, term, progress, derive(seed, k), readings.device)
             x = term.prior.encode(picture, derive(seed, k, "encode"))
         view = _view(term, x, cameras, render, progress, derive(seed, k, "draw"))
         term.learner.zero_grad(set_to_none=True)
@@ -226,7 +219,8 @@ def _learn(
         readings.expect_finite("loss of the guidance's estimator", (loss,), view.t, seed)
         loss.backward()
         term.learner.step()
-        readings.add({"learn": loss}, prefix, x)
+        stats = {"learn": loss}
+    return stats
 
 
 def look(

@@ -26,7 +26,7 @@ from dreamforge import checkpoints, config, devices, run_folder
 from dreamforge.assembly import Priors, Workshop, build_scene, build_stage
 from dreamforge.checkpoints import Checkpoint, unnest
 from dreamforge.config import Recipe
-from dreamforge.engine import StepInfo, fit
+from dreamforge.engine import StepInfo, fit, steps_behind
 from dreamforge.files import atomic_write
 from dreamforge.finish import finish, finished_mesh
 from dreamforge.forecast import check_memory
@@ -209,7 +209,7 @@ def _run_stage(run: Run, number: int, start: int, workshop: Workshop, device: to
     resolution = stage.terms[0].resolution
     with open(run.path / "metrics.jsonl", "a", encoding="utf-8") as log:
         unread: deque[StepInfo] = deque()
-        behind = 1 if device.type == "cuda" else 0  # numbers of a GPU are read when it has come to them: a step later
+        behind = steps_behind(device)
 
         def read(left: int) -> list[Progress]:
             """Log what was measured, but for the newest ``left`` steps."""
