@@ -211,18 +211,11 @@ def load_parts(folder: Path) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextModel
 
-    exactly = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    classes = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
     hush = quiet()
     try:
-        names = {part: weights.safe(folder / part, "start in a new folder") for part in ("vae", "unet", "text_encoder")}
-        vae = AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False, **exactly)
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False, **exactly)
-        return {
-            "vae": weights.whole(vae, names["vae"]),
-            "unet": weights.whole(unet, names["unet"]),
-            "text_encoder": weights.whole(CLIPTextModel.from_pretrained(folder / "text_encoder", **exactly)),
-            "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        }
+        parts = {part: weights.network(cls, folder / part, "start in a new folder") for part, cls in classes.items()}
+        return {**parts, "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)}
     except DreamforgeError:
         raise
     except Exception as error:  # the libraries raise a dozen types for damaged files

@@ -164,7 +164,6 @@ def load_parts(folder: Path) -> tuple[Any, Any, Any]:
     from transformers import AutoTokenizer, CLIPTextModel
 
     part = "model_index.json"
-    exactly = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     hush = quiet()
     try:
         pipeline = json.loads((folder / part).read_text("utf-8"))["_class_name"]
@@ -174,12 +173,9 @@ def load_parts(folder: Path) -> tuple[Any, Any, Any]:
                 f"with prior.use=pretrained.Pretrained prior.model={folder}."
             )
         part = "transformer"
-        names = weights.safe(folder / part, CURE)
-        loaded = PRXTransformer2DModel.from_pretrained(folder / part, low_cpu_mem_usage=False, **exactly)
-        transformer = weights.whole(loaded, names)
+        transformer = weights.network(PRXTransformer2DModel, folder / part, CURE)
         part = "text_encoder"
-        weights.safe(folder / part, CURE)
-        text_encoder = weights.whole(CLIPTextModel.from_pretrained(folder / part, **exactly))
+        text_encoder = weights.network(CLIPTextModel, folder / part, CURE)
         part = "tokenizer"
         return transformer, text_encoder, AutoTokenizer.from_pretrained(folder / part, local_files_only=True)
     except DreamforgeError:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dreamforge import data
 from dreamforge.priors.known import EMBEDDED, KNOWN, Known, known
 from dreamforge.types import DreamforgeError
@@ -169,26 +171,23 @@ def sound(path: Path, cure: str) -> list[str]:
         raise DreamforgeError(f"{path} is damaged ({reason}): delete it and {cure}.") from error
 
 
-def safe(folder: Path, cure: str) -> set[str]:
-    """The names of the tensors in ``folder``.
+def network(cls: Any, folder: Path, cure: str) -> Any:
+    """The network in ``folder`` in float32, of a diffusers or transformers class; ``cure`` says what to do without it.
 
-    Raises DreamforgeError unless its weights are sound safetensors files; ``cure`` says what to do.
+    Raises DreamforgeError unless its weights are sound safetensors files, and ValueError where they lack tensors: the
+    libraries would draw those at random.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickle = ", only a pickle, which dreamforge never opens" if folder.is_dir() and unsafe(folder) else ""
         raise DreamforgeError(f"{folder} has no safetensors file{pickle}: {cure}.")
-    return {name for path in files for name in sound(path, cure)}
-
-
-def whole(loaded: tuple[Any, dict[str, Any]], names: set[str] | None = None) -> Any:
-    """The model of ``from_pretrained(..., output_loading_info=True)``.
-
-    ``names``: what the files hold, for diffusers, which believes the index of its shards. Raises ValueError where the
-    files lack tensors: diffusers and transformers would draw those at random.
-    """
-    model, info = loaded
-    missing = set(info["missing_keys"]) | (set() if names is None else set(model.state_dict()) - names)
+    names = {name for path in files for name in sound(path, cure)}
+    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    diffusers = cls.__module__.startswith("diffusers.")  # which draws what is missing with this option only, ...
+    model, info = cls.from_pretrained(folder, **options, **({"low_cpu_mem_usage": False} if diffusers else {}))
+    missing = set(info["missing_keys"])
+    if diffusers:  # ... and which believes the index of its shards
+        missing |= set(model.state_dict()) - names
     if missing:
         raise ValueError(f"{len(missing)} of its tensors are missing, as {min(missing)}")
     return model
