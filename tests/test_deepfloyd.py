@@ -11,6 +11,7 @@ from dreamforge.priors.deepfloyd import DeepFloyd
 from dreamforge.priors.parametrisation import to_x0
 from dreamforge.priors.stock import StockPrior, silent
 from dreamforge.types import DreamforgeError, Query
+from tests import samplers
 from tests import tiny_pipelines as tiny
 
 PROMPT, NEGATIVE = "a red mushroom", "blurry"
@@ -63,7 +64,7 @@ def test_our_steps_are_the_stock_pipelines(folder: Path, prior: StockPrior) -> N
         return mean + (log_variance / 2).exp() * torch.randn(x_t.shape, generator=draws)
 
     assert type(pipeline.scheduler).__name__ == "DDPMScheduler" and times == [0.75, 0.5, 0.25, 0.0]
-    assert max(tiny.follow(prior, texts, 3.0, times, states, step)) < 1e-4
+    assert max(samplers.follow(prior, texts, 3.0, times, states, step)) < 1e-4
 
 
 def test_the_learned_variance_is_dropped(prior: StockPrior) -> None:

@@ -14,7 +14,7 @@ from dreamforge.priors.stable_diffusion import StableDiffusion
 from dreamforge.priors.stock import StockPrior
 from dreamforge.rng import generator
 from dreamforge.types import Query
-from tests import tiny_pipelines as tiny
+from tests import samplers
 
 MIB = 2**20
 PROMPTS = ["a red mushroom", "a blue car", "a purple frog", "a yellow duck", "a green cactus", "an orange pumpkin"]
@@ -58,7 +58,9 @@ def test_plain_diffusers_samples_it_and_our_steps_are_its() -> None:
     prior = StableDiffusion("toybox-latent", precision="float32").build()
     queries = [Query(prior.embed([text])) for text in ("", PROMPTS[0])]
     times = [int(step) / 1000 for step in pipeline.scheduler.timesteps]
-    *errors, _last = tiny.follow(prior, queries, 4.0, times, states)  # Stable Diffusion's ends at step 0, not at t = 0
+    *errors, _last = samplers.follow(
+        prior, queries, 4.0, times, states
+    )  # Stable Diffusion's ends at step 0, not at t = 0
     assert len(errors) == 3 and max(errors) < 1e-3
     assert pipeline(PROMPTS[0], num_inference_steps=2, output_type="np").images.shape == (1, 64, 64, 3)
 

@@ -21,13 +21,9 @@ from dreamforge.priors.toybox import ToyboxPrior
 from dreamforge.types import DreamforgeError
 from tests import tiny_pipelines as tiny
 
+pytestmark = pytest.mark.usefixtures("empty_cache")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")  # no GPU is touched: costs are counted on shapes
 HALF: dict[str, Any] = {"precision": "bfloat16"}
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from dreamforge.priors.pixart import PixArt
 from dreamforge.priors.prx import PRX
 from dreamforge.priors.toybox import ToyboxPrior
 from dreamforge.types import Query
+from tests import samplers
 from tests import tiny_pipelines as tiny
 
 PROMPT, NEGATIVE = "a red mushroom", "blurry"
@@ -35,7 +36,7 @@ def test_pixarts_steps_are_the_stock_pipelines(name: str, tmp_path: Path) -> Non
     texts = [Query(prior.embed([text])) for text in (NEGATIVE, PROMPT)]
     assert texts[0].text.tensors["mask"].shape == (1, {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}[name])
     assert type(pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler" and times == [0.999, 0.749, 0.5, 0.25]
-    assert max(tiny.follow(prior, texts, 3.0, times, states, tiny.second_order())) < 1e-4
+    assert max(samplers.follow(prior, texts, 3.0, times, states, samplers.second_order())) < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["latent", "pixel"])
@@ -57,7 +58,7 @@ def test_prxs_steps_are_the_stock_pipelines(kind: str, tmp_path: Path) -> None:
     states = [z / torch.hypot(1 - t, c * t) for z, t in zip(flow, times, strict=True)]
     texts = [Query(prior.embed([text])) for text in (NEGATIVE, PROMPT)]
     assert prior.convention.prediction == {"latent": "flow", "pixel": "x0"}[kind]
-    errors = tiny.follow(prior, texts, 3.0, times[1:-1].tolist(), states[1:])
+    errors = samplers.follow(prior, texts, 3.0, times[1:-1].tolist(), states[1:])
     assert max(errors if kind == "latent" else errors[:-1]) < 1e-4
 
 

@@ -11,6 +11,7 @@ from dreamforge.priors.parametrisation import FlowSchedule, alpha_sigma
 from dreamforge.priors.sd3 import SD3
 from dreamforge.priors.stock import StockPrior, silent
 from dreamforge.types import Query
+from tests import samplers
 from tests import tiny_pipelines as tiny
 
 PROMPT, NEGATIVE = "a red mushroom", "blurry"
@@ -41,7 +42,7 @@ def test_our_steps_are_the_stock_pipelines(folder: Path) -> None:
     assert times[0] == pytest.approx(3 * 0.9 / (1 + 2 * 0.9)) and times[-1] == 0
     states = [z / torch.hypot(1 - t, t) for z, t in zip(flow, times, strict=True)]
     texts = [Query(prior.embed([text])) for text in (NEGATIVE, PROMPT)]
-    assert max(tiny.follow(prior, texts, 3.0, times[:-1].tolist(), states)) < 1e-4
+    assert max(samplers.follow(prior, texts, 3.0, times[:-1].tolist(), states)) < 1e-4
 
 
 def test_the_velocity_becomes_eps(folder: Path) -> None:

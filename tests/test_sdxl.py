@@ -10,6 +10,7 @@ from torch import Tensor
 from dreamforge.priors.sdxl import SDXL
 from dreamforge.priors.stock import StockPrior, silent
 from dreamforge.types import DreamforgeError, Query
+from tests import samplers
 from tests import tiny_pipelines as tiny
 
 PROMPT, NEGATIVE = "a red mushroom", "blurry"
@@ -41,7 +42,7 @@ def test_our_steps_are_the_stock_pipelines(folder: Path, negative: str | None) -
     states = [sample / (1 + sigma**2).sqrt() for sample, sigma in zip(samples, sigmas, strict=True)]
     texts = [Query(prior.embed([text])) for text in (negative or "", PROMPT)]
     assert times == [0.751, 0.501, 0.251, 0.001]
-    assert max(tiny.follow(prior, texts, 3.0, times, states)) < 1e-4
+    assert max(samplers.follow(prior, texts, 3.0, times, states)) < 1e-4
 
 
 def test_the_empty_text_is_zero_and_the_sizes_are_told(folder: Path) -> None:

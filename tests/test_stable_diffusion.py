@@ -14,6 +14,7 @@ from dreamforge.priors.stable_diffusion import StableDiffusion
 from dreamforge.priors.stock import StockPrior, StudentSchedule, silent
 from dreamforge.prompts import ViewPrompts
 from dreamforge.types import DreamforgeError, Prior, Query
+from tests import samplers
 from tests import tiny_pipelines as tiny
 
 PROMPT, NEGATIVE = "a red mushroom", "blurry"
@@ -60,7 +61,7 @@ def test_our_steps_are_the_stock_pipelines(kind: str, tmp_path: Path) -> None:
     )  # fmt: skip
     times = [int(step) / 1000 for step in pipeline.scheduler.timesteps]
     assert times == [0.801, 0.601, 0.401, 0.201, 0.001]
-    assert max(tiny.follow(prior, asked(prior, NEGATIVE, PROMPT, views=1), 4.0, times, states)) < 1e-4
+    assert max(samplers.follow(prior, asked(prior, NEGATIVE, PROMPT, views=1), 4.0, times, states)) < 1e-4
     assert prior.convention.prediction == {"epsilon": "eps", "v_prediction": "v"}[kind]
 
 
