@@ -16,17 +16,19 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch.nn.functional import interpolate
+from torch import Tensor
 
 from dreamforge import runs
 from dreamforge.evaluation import picture_metrics, statistics
 from dreamforge.evaluation.judge import judge_asset, read_picture, shipped
-from dreamforge.evaluation.network import Judge
+from dreamforge.evaluation.network import SIZE, Judge
 from dreamforge.evaluation.truths import true_renders
+from dreamforge.evaluation.verdict import resized
 from dreamforge.evaluation.wanted import Wanted, wanted
 from dreamforge.files import atomic_write
 from dreamforge.rng import derive
@@ -35,7 +37,7 @@ from dreamforge.types import DreamforgeError
 
 COLUMNS = ("prompt", "seed_a", "seed_b", "metric", "a", "b", "difference")
 FEWEST = 5  # differences of which a standard error says something
-TRUTHS, SIZE = 16, 64  # true renders of a prompt, and the side in pixels at which pictures are compared
+TRUTHS = 16  # true renders of a prompt
 SAID: dict[statistics.Found, str] = {"yes": "A is higher", "reversed": "B is higher", "no": "no difference shown"}
 TOO_FEW = f"fewer than {FEWEST} pairs"
 Key = tuple[str, int]  # prompt and seed
@@ -114,12 +116,13 @@ def facts(source: Source, judge: Judge) -> dict[str, float]:
 
 def beside_truth(asset: Path, asked: Wanted) -> dict[str, float]:
     """The metrics of a flat picture beside true renders of its prompt."""
-    picture = read_picture(asset).permute(0, 3, 1, 2)
-    if picture.shape[-2:] != (SIZE, SIZE):
-        picture = interpolate(picture, (SIZE, SIZE), mode="bilinear", antialias=True)
-    picture = picture_metrics.as_saved(picture.permute(0, 2, 3, 1))
-    truth = picture_metrics.as_saved(true_renders(asked, TRUTHS, derive(0, "compare"), SIZE))
-    return {name: float(value) for name, value in picture_metrics.against(picture, truth).items()}
+    picture = picture_metrics.as_saved(resized(read_picture(asset)))
+    return {name: float(value) for name, value in picture_metrics.against(picture, _truth(asked)).items()}
+
+
+@lru_cache(maxsize=1)  # the two sides of a pair ask for the same
+def _truth(asked: Wanted) -> Tensor:
+    return picture_metrics.as_saved(true_renders(asked, TRUTHS, derive(0, "compare"), SIZE))
 
 
 def summary(pairs: Sequence[Pair]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def test_our_steps_are_the_stock_pipelines(folder: Path, prior: StockPrior) -> N
     texts = [Query(prior.embed([text])) for text in (NEGATIVE, PROMPT)]
     torch.randn(1, 3, 32, 32, generator=draws)  # states[0]
 
-    def step(x_t: Tensor, t: Tensor, eps: Tensor, here: tiny.Level, there: tiny.Level) -> Tensor:
+    def step(x_t: Tensor, t: Tensor, eps: Tensor, here: samplers.Level, there: samplers.Level) -> Tensor:
         x0 = to_x0(eps, x_t, *here)
         most = x0.abs().quantile(0.95).clamp(1, 1.5)  # Imagen (arXiv 2205.11487), section 2.3
         x0 = x0.clamp(-most, most) / most

@@ -52,10 +52,7 @@ class Verdict:
 @torch.no_grad()
 def judge_pictures(judge: Judge, pictures: Tensor) -> Votes:
     """``[B,H,W,3]`` sRGB in [0, 1], any size, each by itself."""
-    x = pictures.permute(0, 3, 1, 2)
-    if x.shape[-2:] != (SIZE, SIZE):
-        x = torch.nn.functional.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True)
-    scores = judge(x)
+    scores = judge(resized(pictures).permute(0, 3, 1, 2))
     return Votes(
         scores.kind.log_softmax(-1),
         scores.color.log_softmax(-1),
@@ -64,6 +61,14 @@ def judge_pictures(judge: Judge, pictures: Tensor) -> Votes:
         torch.atan2(scores.azimuth[:, 0], scores.azimuth[:, 1]),
         scores.front[:, 0].sigmoid(),
     )
+
+
+def resized(pictures: Tensor) -> Tensor:
+    """``[B,H,W,3]`` -> ``[B,SIZE,SIZE,3]``, the judge's size."""
+    if pictures.shape[1:3] == (SIZE, SIZE):
+        return pictures
+    x = pictures.permute(0, 3, 1, 2)
+    return torch.nn.functional.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
 def decide(labels: Labels, votes: Votes) -> Verdict:
