@@ -118,7 +118,7 @@ def test_what_needs_cameras_says_so() -> None:
         ({"cfg_scale": -1.0}, "cfg_scale of Entropic"),
     ]:
         with pytest.raises(DreamforgeError, match=words):
-            Entropic(**wrong)  # type: ignore[arg-type]
+            Entropic(**wrong)
     Entropic(0.0, estimator=Estimator(camera=False, camera_dropout=0.0))
     prior, *_ = two_gaussians(0.5)
     with pytest.raises(DreamforgeError, match="views of this term have no cameras"):

@@ -48,7 +48,7 @@ def test_every_family_has_trainable_twins_that_start_as_it(name: str, folders: d
     with torch.no_grad():
         (before,) = prior.predict_noise(x_t, t, [Query(text)])
     for mode in ("lora", "full"):
-        twin = prior.trainable(mode)  # type: ignore[arg-type]
+        twin = prior.trainable(mode)
         (start,) = twin.predict_noise(x_t, t, [Query(text, cameras)])
         torch.testing.assert_close(start, before, rtol=1e-4, atol=1e-4)
         start.square().mean().backward()

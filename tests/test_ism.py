@@ -105,7 +105,7 @@ def gradient(prior: MixturePrior, x: Tensor, t: float, spec: ISM, seed: int = 0)
 def test_the_closed_form(weighting: str) -> None:
     """Exact inversion of N(m, I), any CFG: w(t) (sigma_t - sigma_s) (x - m), w = sigma/alpha."""
     prior, x = unit(), renders(3)
-    spec = ISM(delta=0.01, start=START, inversion_step=0.004, weighting=weighting)  # type: ignore[arg-type]
+    spec = ISM(delta=0.01, start=START, inversion_step=0.004, weighting=weighting)
     t, s = torch.tensor([0.5]), torch.tensor([0.49])
     alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
     w = sigma / alpha if weighting == "recon" else 1.0
@@ -154,7 +154,7 @@ def test_inversion_uses_the_empty_text_and_cfg_the_negative_one() -> None:
             return prior.predict_noise(x_t, t, queries)
 
     with_empty = replace(view, condition=replace(view.condition, empty=prior.embed(["", ""])))
-    ISM(start=START).grad(with_empty, Listening())  # type: ignore[arg-type]
+    ISM(start=START).grad(with_empty, Listening())
     inverted, final = asked[:-2], asked[-2:]
     assert all(torch.allclose(mean, torch.ones_like(mean)) for _, mean in inverted)
     assert [round(mean.mean().item()) for _, mean in final] == [-1, 0]
@@ -194,4 +194,4 @@ def test_wrong_settings() -> None:
         ({"cfg_scale": -2.0}, "cfg_scale of ISM is -2.0"),
     ]:
         with pytest.raises(DreamforgeError, match=words):
-            ISM(**wrong)  # type: ignore[arg-type]
+            ISM(**wrong)

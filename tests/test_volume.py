@@ -19,7 +19,7 @@ def view(size: int = 24, views: int = 2) -> Cameras:
     return orbit(torch.arange(views) * 1.3, torch.full((views,), 0.4), 3.0, 0.8, size, size)
 
 
-def ball(density: float):  # type: ignore[no-untyped-def]
+def ball(density: float):
     def field(position: Tensor) -> tuple[Tensor, Tensor]:
         inside = position.norm(dim=-1) < RADIUS
         return inside * density, position.new_tensor(COLOR).expand_as(position)
@@ -27,7 +27,7 @@ def ball(density: float):  # type: ignore[no-untyped-def]
     return field
 
 
-def render(field, **changes) -> RenderOutput:  # type: ignore[no-untyped-def]
+def render(field, **changes) -> RenderOutput:
     arguments = {"occupancy": FULL, "cameras": view(), "background": torch.tensor([0.1, 0.2, 0.9]), "seed": 0}
     return volume_render(field, **{**arguments, "step": 0.005, **changes})
 

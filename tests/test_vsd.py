@@ -164,7 +164,7 @@ def test_the_estimator_is_asked_with_the_plain_text_and_guided_from_the_empty_on
             known = {id(plain): 5.0, id(empty): 2.0}
             return [torch.full_like(x_t, known[id(query.text)]) for query in queries]
 
-    score = RenderScore(Estimator(), ByText())  # type: ignore[arg-type]
+    score = RenderScore(Estimator(), ByText())
     for scale, wanted in ((1.0, 5.0), (3.0, 2.0 + 3.0 * (5.0 - 2.0))):
         for eps in score.eps(view, [view.condition.cameras, None], scale):
             assert eps.eq(wanted).all()
@@ -304,7 +304,7 @@ def test_wrong_settings_are_said() -> None:
         ({"guided_estimator": True}, "always sees the text.*text_dropout"),
     ]:
         with pytest.raises(DreamforgeError, match=words):
-            VSD(**wrong)  # type: ignore[arg-type]
+            VSD(**wrong)
     for wrong, words in [
         ({"camera_dropout": 1.1}, r"camera_dropout is 1.1.*in \[0, 1\]"),
         ({"rank": 0}, "rank is 0"),
@@ -315,6 +315,6 @@ def test_wrong_settings_are_said() -> None:
         ({"kind": "small", "text_dropout": 0.1}, "'small' estimator sees no text"),
     ]:
         with pytest.raises(DreamforgeError, match=words):
-            Estimator(**wrong)  # type: ignore[arg-type]
+            Estimator(**wrong)
     with pytest.raises(DreamforgeError, match=r"no key 'rnk' in guidance.estimator: did you mean 'rank'"):
         config.load("canvas", ["guidance={use: vsd.VSD, estimator: {rnk: 2}}"])
