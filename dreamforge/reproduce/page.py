@@ -113,7 +113,7 @@ def _kappa(metric: str, summary: Mapping[str, Any]) -> str:
 
 def _draws(metric: str, summary: Mapping[str, Any]) -> str:
     points = [_point(summary[name][metric], name) for name in DRAWS if metric in summary.get(name, {})]
-    return _figure(plots.rows(points), METRICS[metric])
+    return _figure(plots.rows(points), f"{metric}: {METRICS[metric]}")
 
 
 def _tuning(tried: Mapping[str, Sequence[Mapping[str, Any]]], methods: Sequence[Mapping[str, Any]]) -> str:

@@ -27,7 +27,7 @@ def rows(points: Sequence[Point]) -> str:
     if not points:
         return "<p>nothing was measured</p>"
     low, high = _range(points, zero=True)
-    right = WIDTH - MARGIN
+    right = WIDTH - TICKS  # half of the last number reaches beyond it
 
     def place(value: float) -> float:
         return LABEL + (right - LABEL) * (value - low) / (high - low)
