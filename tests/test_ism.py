@@ -139,6 +139,19 @@ def test_equal_renders_get_equal_gradients() -> None:
     assert ours < 0.01 * theirs
 
 
+def test_an_interval_never_begins_before_the_inversion() -> None:
+    """t = 0.12, delta 0.1, start 0.1: s = 0.1 instead of 0.02, so x_s is the start itself, alpha_s x + sigma_s noise."""
+    prior, spec = unit(), ISM(delta=0.1, start=0.1)
+    view = make_view(prior, renders(2), 0.12, uncond="")
+    schedule, eps = prior.schedule, predictor(prior, 2)
+    s, t = torch.full((2,), 0.1), view.t
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = (alpha_sigma(schedule, at, view.x) for at in (s, t))
+    x_s = alpha_s * view.x + sigma_s * view.noise
+    eps_s = eps(x_s, s)
+    x_t = alpha_t * (x_s - sigma_s * eps_s) / alpha_s + sigma_t * eps_s
+    torch.testing.assert_close(spec.grad(view, prior).x, sigma_t / alpha_t * (eps(x_t, t) - eps_s))
+
+
 def test_inversion_uses_the_empty_text_and_cfg_the_negative_one() -> None:
     """With a negative text the target stays that of the empty one."""
     means = {"c": MEAN, "": MEAN + 1, "bad": MEAN - 1}

@@ -31,8 +31,12 @@ def test_the_gradient_is_x_minus_the_denoised_estimate(step: float) -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_inversion_and_estimate_by_hand() -> None:
-    """Two texts: every step of the inversion with scale -7.5, then eps_hat with 7.5 at x_t = alpha x + sigma kappa."""
+@pytest.mark.parametrize("start", [START, 0.05])
+def test_inversion_and_estimate_by_hand(start: float) -> None:
+    """Two texts: every step of the inversion with scale -7.5, then eps_hat with 7.5 at x_t = alpha x + sigma kappa.
+
+    It begins with the view's own noise, which counts where it begins late.
+    """
     means = {"c": MEAN, "u": MEAN.flip(0)}
     prior = MixturePrior(lambda prompt: gaussian(means[prompt], 0.5), SIZE)
     x = renders(2)
@@ -46,13 +50,13 @@ def test_inversion_and_estimate_by_hand() -> None:
     def at(t: float) -> tuple[Tensor, Tensor]:
         return alpha_sigma(prior.schedule, torch.full((2,), t), x)
 
-    alpha, sigma = at(START)
+    alpha, sigma = at(start)
     x_t = alpha * x + sigma * view.noise
-    for now, then in [(START, 0.1), (0.1, 0.2), (0.2, 0.3)]:
+    for now, then in [(start, 0.1), (0.1, 0.2), (0.2, 0.3)]:
         eps = guided(x_t, now, -7.5)
         x_t = at(then)[0] * to_x0(eps, x_t, *at(now)) + at(then)[1] * eps
     x0_hat = to_x0(guided(x_t, 0.3, 7.5), x_t, *at(0.3))
-    torch.testing.assert_close(SDI(eta=0.0, start=START).grad(view, prior).x, x - x0_hat, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(SDI(eta=0.0, start=start).grad(view, prior).x, x - x0_hat, rtol=1e-3, atol=1e-3)
 
 
 def test_inverting_with_the_same_scale_is_a_fixed_point_and_with_minus_it_is_none() -> None:
