@@ -140,7 +140,7 @@ def test_equal_renders_get_equal_gradients() -> None:
 
 
 def test_an_interval_never_begins_before_the_inversion() -> None:
-    """t = 0.12, delta 0.1, start 0.1: s = 0.1 instead of 0.02, so x_s is the start itself, alpha_s x + sigma_s noise."""
+    """t = 0.12, delta 0.1, start 0.1: s = 0.1, not 0.02, so x_s is the start itself, alpha_s x + sigma_s noise."""
     prior, spec = unit(), ISM(delta=0.1, start=0.1)
     view = make_view(prior, renders(2), 0.12, uncond="")
     schedule, eps = prior.schedule, predictor(prior, 2)
