@@ -6,16 +6,21 @@ a point lies at ``scale x + 0.5``; a vertex is found at x + y res + z res^2 when
 the XOR of (x, y, z) * (1, 2654435761, 805459861), always modulo the entries.
 """
 
+import ctypes
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dreamforge.ops.backends import Backend, choose
+from dreamforge.ops.native import core
 from dreamforge.types import DreamforgeError
 
+WIDTHS = (1, 2, 4, 8)  # features for which there is a kernel
 PRIMES = (1, 2654435761, 805459861)
 INIT = 1e-4  # the table starts uniform in [-INIT, INIT]
 
@@ -78,26 +83,34 @@ class HashGrid:
         return table.uniform_(-INIT, INIT, generator=generator)
 
 
-def encode(x: Tensor, table: Tensor, grid: HashGrid, backend: Literal["auto", "torch"] = "auto") -> Tensor:
+def encode(
+    x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None, backend: Backend = "auto"
+) -> Tensor:
     """Points ``x [N,3]`` in [0,1] and ``table [rows, features]`` -> ``[N, levels * features]``, coarse levels first.
 
-    Trilinear. Gradients reach ``table``, summed in a fixed order (on a CPU the same bits for any number of threads);
-    when ``x`` requires one too, or for ``backend="torch"``, the readable reference answers. Outside [0,1] the vertices
-    wrap modulo the entries. Raises DreamforgeError when the table is not of the grid's size.
+    Trilinear; outside [0,1] the vertices wrap modulo the entries. Gradients reach ``table`` and ``x``; a second
+    derivative exists for ``backend="torch"`` only. ``half``: a float16 copy of the table that is read in its place, half
+    the memory to go through; the gradient is still the table's. Natively on a CPU the sums have a fixed order: the same
+    bits for any number of threads. Raises DreamforgeError when the table is not of the grid's size, and for a backend
+    that is not there.
     """
-    if table.shape != (grid.rows, grid.features) or x.ndim != 2 or x.shape[1] != 3:
+    expected = (grid.rows, grid.features)
+    if table.shape != expected or x.ndim != 2 or x.shape[1] != 3 or (half is not None and half.shape != expected):
         raise DreamforgeError(
             f"points {list(x.shape)} and a table {list(table.shape)} were given to a hash grid that expects [N, 3] and "
             f"[{grid.rows}, {grid.features}]; use a table made by HashGrid.table."
         )
-    if backend == "torch" or x.requires_grad:
-        return encode_reference(x, table, grid)
-    encoded: Tensor = _Encode.apply(x, table, grid)
+    native = x.dtype == table.dtype == torch.float32 and grid.features in WIDTHS
+    if choose("hashgrid", x.device, backend, native) == "torch":
+        return encode_reference(x, table, grid, half)
+    encoded: Tensor = _Native.apply(x, table, grid, half, None)
     return encoded
 
 
-def encode_reference(x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
-    """The definition of ``encode``: any float type, differentiable in ``x`` and ``table``."""
+def encode_reference(x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None) -> Tensor:
+    """The definition of ``encode``: any float type, differentiable in ``x`` and ``table``, as often as wanted."""
+    if half is not None:  # its values, the table's gradient
+        table = table + (half.to(table.dtype) - table).detach()
     corners = torch.tensor([[i & 1, i >> 1 & 1, i >> 2] for i in range(8)], device=x.device)
     levels = []
     for level in grid.grids():
@@ -121,57 +134,82 @@ def vertex_rows(vertex: Tensor, level: Level) -> Tensor:
     return (row & 0xFFFFFFFF) % level.entries
 
 
-class _Encode(torch.autograd.Function):
-    """``encode`` level by level over the whole batch: a weighted bag of 8 rows forward, a serial scatter backward."""
+class GridLevel(ctypes.Structure):
+    """``GridLevel`` of extensions/include/hashgrid.h."""
+
+    _fields_ = [
+        ("scale", ctypes.c_float),
+        ("resolution", ctypes.c_uint32),
+        ("entries", ctypes.c_uint32),
+        ("first", ctypes.c_uint32),
+        ("hashed", ctypes.c_uint32),
+    ]
+
+
+class HashGridArgs(ctypes.Structure):
+    """``HashGridArgs`` of extensions/include/hashgrid.h."""
+
+    _fields_ = [
+        ("axes", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("levels", ctypes.c_void_p),
+        ("grad", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("points", ctypes.c_int64),
+        ("count", ctypes.c_int32),
+        ("features", ctypes.c_int32),
+        ("half", ctypes.c_int32),
+    ]
+
+
+@lru_cache
+def _levels(grid: HashGrid) -> Any:
+    """The grid's levels as the core reads them."""
+    levels = grid.grids()
+    return (GridLevel * len(levels))(*(GridLevel(g.scale, g.resolution, g.entries, g.first, g.hashed) for g in levels))
+
+
+class _Native(torch.autograd.Function):
+    """``encode`` by the compiled core. Features lie point by point in memory: what it returns is a transposed view."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
-        axes = x.t().contiguous()
-        out = x.new_empty(len(x), grid.width)
-        saved: list[Tensor] = []
-        for number, level in enumerate(grid.grids()):
-            rows, weight = _bags(axes, level)
-            part = table.narrow(0, level.first, level.entries)
-            bag = torch.nn.functional.embedding_bag(rows, part, per_sample_weights=weight, mode="sum")
-            out[:, number * grid.features : (number + 1) * grid.features] = bag
-            saved += [rows, weight]
-        if table.requires_grad:
-            ctx.save_for_backward(*saved)
-        ctx.grid = grid
-        return out
+    def forward(ctx: Any, x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None, level: int | None) -> Tensor:
+        axes, read = x.t().contiguous(), table.contiguous() if half is None else half.contiguous()
+        out = x.new_empty(grid.width, len(x))
+        _run("hashgrid_encode", axes, read, grid, None, out, level)
+        ctx.save_for_backward(axes, read)
+        ctx.grid, ctx.level = grid, level
+        return out.t()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        axes, read = ctx.saved_tensors
         grid: HashGrid = ctx.grid
-        saved = ctx.saved_tensors
-        # One flat row per feature: scattering into one dimension is serial on a CPU, hence in a fixed order.
-        columns = grad.new_zeros(grid.features, grid.rows)
-        for number, level in enumerate(grid.grids()):
-            rows, weight = saved[2 * number : 2 * number + 2]
-            for feature, column in enumerate(columns.narrow(1, level.first, level.entries)):
-                pull = grad[:, number * grid.features + feature, None]
-                column.scatter_add_(0, rows.flatten(), (weight * pull).flatten())
-        return None, columns.t(), None
+        pulled = grad.t().contiguous()
+        to_x = to_table = None
+        if ctx.needs_input_grad[0]:
+            to_x = torch.empty_like(axes)
+            _run("hashgrid_grad_points", axes, read, grid, pulled, to_x, ctx.level)
+            to_x = to_x.t()
+        if ctx.needs_input_grad[1]:
+            to_table = axes.new_empty(grid.rows, grid.features)
+            _run("hashgrid_grad_table", axes, read, grid, pulled, to_table, ctx.level)
+        return to_x, to_table, None, None, None
 
 
-def _bags(axes: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-    """Coordinates ``[3, N]`` -> the 8 rows around each point and their weights, each ``[N, 8]`` contiguous."""
-    position = axes * level.scale + 0.5
-    cell = position.floor()
-    high = position.sub_(cell)
-    low = 1 - high
-    pairs = [(low[axis], high[axis]) for axis in range(3)]
-    weight = torch.stack([(wz * wy) * wx for wz in pairs[2] for wy in pairs[1] for wx in pairs[0]], 1)
-    x, y, z = cell.long()
-    if level.hashed:
-        sides = [(axis * prime, axis * prime + prime) for axis, prime in zip((x, y, z), PRIMES, strict=True)]
-        rows = torch.stack([(hz ^ hy) ^ hx for hz in sides[2] for hy in sides[1] for hx in sides[0]], 1)
-        return rows.bitwise_and_(level.entries - 1), weight  # a hashed level has 2^T entries
-    side = level.resolution
-    corners = torch.tensor([i + j * side + k * side**2 for k in (0, 1) for j in (0, 1) for i in (0, 1)]).to(x.device)
-    first = x + y * side + z * side**2
-    rows = first[:, None] + corners
-    if len(first) and (int(first.max()) + int(corners[-1]) >= level.entries or int(first.min()) < 0):
-        rows = (rows & 0xFFFFFFFF) % level.entries  # only the upper border wraps: the division is too slow to do always
-    return rows, weight
+def _run(
+    name: str, axes: Tensor, table: Tensor, grid: HashGrid, grad: Tensor | None, out: Tensor, level: int | None
+) -> None:
+    args = HashGridArgs(
+        axes.data_ptr(),
+        table.data_ptr(),
+        ctypes.addressof(_levels(grid)),
+        None if grad is None else grad.data_ptr(),
+        out.data_ptr(),
+        axes.shape[1],
+        grid.levels,
+        grid.features,
+        table.dtype == torch.float16,
+    )
+    core().run(name, args, level)

@@ -1,0 +1,146 @@
+// Vectors of W floats, as wide as the level that this file is compiled for.
+#pragma once
+#include "../include/portable.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace dreamforge {
+namespace DF_LEVEL {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * W)));
+typedef int32_t Ints __attribute__((vector_size(4 * W)));
+typedef uint32_t Words __attribute__((vector_size(4 * W)));
+typedef uint16_t Half;  // the bits of an IEEE 754 half
+
+template <class V, class T>
+DF_BODY V load(const T* from) {
+    V value;
+    __builtin_memcpy(&value, from, sizeof(V));
+    return value;
+}
+
+template <class V, class T>
+DF_BODY void store(T* to, V value) {
+    __builtin_memcpy(to, &value, sizeof(V));
+}
+
+DF_BODY Floats floor_of(Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_roundscale_ps((__m512)x, 9);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_floor_ps((__m256)x);
+#elif defined(__SSE4_1__)
+    return (Floats)_mm_floor_ps((__m128)x);
+#else
+    for (int i = 0; i < W; ++i) x[i] = __builtin_floorf(x[i]);
+    return x;
+#endif
+}
+
+// A whole number as an integer; of what does not fit, a NaN too, some integer.
+DF_BODY Words vertex_of(Floats x) {
+#if defined(__AVX512F__)
+    return (Words)_mm512_cvttps_epi32((__m512)x);
+#elif defined(__AVX2__)
+    return (Words)_mm256_cvttps_epi32((__m256)x);
+#elif defined(__SSE4_1__)
+    return (Words)_mm_cvttps_epi32((__m128)x);
+#else
+    return (Words)__builtin_convertvector(x, Ints);  // saturates on ARM
+#endif
+}
+
+DF_BODY bool any(Ints mask) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+    int32_t all = 0;
+    for (int i = 0; i < W; ++i) all |= mask[i];
+    return all != 0;
+#endif
+}
+
+DF_BODY float number_of(Half half) {
+    uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff, bits;
+    if (rest >= 0x7c00) {  // infinite, or not a number
+        bits = sign | 0x7f800000u | (rest & 0x3ff) << 13;
+    } else {  // as a float with the half's exponent, times 2^112, which makes subnormal halves normal
+        bits = rest << 13;
+        float number;
+        __builtin_memcpy(&number, &bits, 4);
+        number *= 5.192296858534828e33f;
+        __builtin_memcpy(&bits, &number, 4);
+        bits |= sign;
+    }
+    float number;
+    __builtin_memcpy(&number, &bits, 4);
+    return number;
+}
+
+DF_BODY float number_of(float number) { return number; }
+
+// Rows of F numbers each: value[f] is the f-th number of every row.
+template <int F, class T>
+DF_BODY void gather_rows(const T* table, Words row, Floats (&value)[F]) {
+    for (int i = 0; i < W; ++i)
+        for (int f = 0; f < F; ++f) value[f][i] = number_of(table[int64_t(row[i]) * F + f]);
+}
+
+#if defined(__AVX512F__)
+template <>
+DF_BODY void gather_rows<2, float>(const float* table, Words row, Floats (&value)[2]) {
+    // one gather of pairs takes the place of two
+    __m256i low = _mm512_castsi512_si256((__m512i)row), high = _mm512_extracti64x4_epi64((__m512i)row, 1);
+    __m512 one = _mm512_castpd_ps(_mm512_i32gather_pd(low, (const double*)table, 8));
+    __m512 two = _mm512_castpd_ps(_mm512_i32gather_pd(high, (const double*)table, 8));
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    value[0] = (Floats)_mm512_permutex2var_ps(one, even, two);
+    value[1] = (Floats)_mm512_permutex2var_ps(one, _mm512_add_epi32(even, _mm512_set1_epi32(1)), two);
+}
+
+template <>
+DF_BODY void gather_rows<2, Half>(const Half* table, Words row, Floats (&value)[2]) {
+    __m512i pair = _mm512_i32gather_epi32((__m512i)row, (const int*)table, 4);
+    value[0] = (Floats)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pair));
+    value[1] = (Floats)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pair, 16)));
+}
+#elif defined(__AVX2__)
+template <>
+DF_BODY void gather_rows<2, Half>(const Half* table, Words row, Floats (&value)[2]) {
+    __m256i pair = _mm256_i32gather_epi32((const int*)table, (__m256i)row, 4);
+    __m256i low = _mm256_and_si256(pair, _mm256_set1_epi32(0xffff)), high = _mm256_srli_epi32(pair, 16);
+    __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);  // four low, four high, of each lane
+    value[0] = (Floats)_mm256_cvtph_ps(_mm256_castsi256_si128(both));
+    value[1] = (Floats)_mm256_cvtph_ps(_mm256_extracti128_si256(both, 1));
+}
+#endif
+
+// a[0], b[0], a[1], b[1], ...: 2 W floats.
+DF_BODY void store_pairs(float* to, Floats a, Floats b) {
+#if defined(__AVX512F__)
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    _mm512_storeu_ps(to, _mm512_permutex2var_ps((__m512)a, first, (__m512)b));
+    _mm512_storeu_ps(to + W, _mm512_permutex2var_ps((__m512)a, second, (__m512)b));
+#elif defined(__AVX2__)
+    __m256 low = _mm256_unpacklo_ps((__m256)a, (__m256)b), high = _mm256_unpackhi_ps((__m256)a, (__m256)b);
+    _mm256_storeu_ps(to, _mm256_permute2f128_ps(low, high, 0x20));
+    _mm256_storeu_ps(to + W, _mm256_permute2f128_ps(low, high, 0x31));
+#else
+    for (int i = 0; i < W; ++i) to[2 * i] = a[i], to[2 * i + 1] = b[i];
+#endif
+}
+
+}  // namespace DF_LEVEL
+}  // namespace dreamforge

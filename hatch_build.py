@@ -1,0 +1,58 @@
+"""Build the compiled core with CMake when the package is built; without a C++ compiler go on without it."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import sys_tags
+
+SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+
+class CoreBuildHook(BuildHookInterface):
+    """``dreamforge/_native/dreamforge_core.so``, in the wheel, or for an editable install in the checkout."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        name = f"dreamforge_core{SUFFIX}"
+        place = Path(self.root) / "dreamforge" / "_native" / name
+        place.unlink(missing_ok=True)
+        self.folder = tempfile.mkdtemp()
+        try:
+            library = self.build(Path(self.root) / "extensions", Path(self.folder)) / name
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", "") or str(error)
+            self.app.display_warning(f"The compiled core was not built, everything will run slower: {said.strip()}")
+            return
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{next(sys_tags()).platform}"
+        if version == "editable":
+            place.parent.mkdir(exist_ok=True)
+            shutil.copy2(library, place)
+        else:
+            build_data["force_include"][str(library)] = f"dreamforge/_native/{name}"
+
+    def build(self, sources: Path, to: Path) -> Path:
+        """The folder with the library. Raises OSError or CalledProcessError where it cannot be built."""
+        for step in (
+            ["cmake", "-S", str(sources), "-B", str(to), "-G", "Ninja", f"-DSOURCES_HASH={hash_of(sources)}"],
+            ["cmake", "--build", str(to)],
+        ):
+            subprocess.run(step, check=True, text=True, capture_output=True)
+        return to
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def hash_of(sources: Path) -> str:
+    """As in dreamforge/ops/native.py, which compares."""
+    names = sorted(path.relative_to(sources).as_posix() for path in sources.rglob("*") if path.is_file())
+    digest = sha256()
+    for name in names:
+        digest.update(name.encode() + b"\0" + (sources / name).read_bytes())
+    return digest.hexdigest()
