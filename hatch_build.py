@@ -51,8 +51,8 @@ class CoreBuildHook(BuildHookInterface):
 
 def hash_of(sources: Path) -> str:
     """As in dreamforge/ops/native.py, which compares."""
-    names = sorted(path.relative_to(sources).as_posix() for path in sources.rglob("*") if path.is_file())
+    files = [sources / "CMakeLists.txt", *(sources / "include").glob("*.h"), *(sources / "cpu").glob("*.*")]
     digest = sha256()
-    for name in names:
-        digest.update(name.encode() + b"\0" + (sources / name).read_bytes())
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

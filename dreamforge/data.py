@@ -1,4 +1,4 @@
-"""Where the files that travel with the package are: ``assets/`` and ``configs/``, installed or in a checkout."""
+"""Where the files are that travel with the package: assets, recipes, the core's sources; installed or in a checkout."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +14,11 @@ def asset(name: str) -> Path:
 def configs() -> Path:
     """The folder of the shipped recipes."""
     return _locate("configs")
+
+
+def extensions() -> Path:
+    """The folder of the compiled core's sources, which CUDA kernels are compiled from."""
+    return _locate("extensions")
 
 
 def _locate(name: str) -> Path:

@@ -1,10 +1,15 @@
-"""Hash encoding: published sizes, trilinear exactness, gradients, the fast form against the reference."""
+"""Hash encoding: published sizes, trilinear exactness, gradients, the compiled core against the reference."""
+
+import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from dreamforge.ops.hashgrid import HashGrid, encode, encode_reference, vertex_rows
+from dreamforge.ops import native
+from dreamforge.ops.hashgrid import HashGrid, encode, encode_native, encode_reference, vertex_rows
 from dreamforge.types import DreamforgeError
+from tests.agreement import assert_agrees
 
 SMALL = HashGrid(levels=3, features=2, log2_entries=9, base=4, growth=2.0)  # 64 and 512 dense entries, then 512 hashed
 
@@ -56,39 +61,109 @@ def test_reference_gradients_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda p, f: encode_reference(p, f, SMALL), (inside, features))
 
 
-@pytest.mark.parametrize("grid", [SMALL, HashGrid(4, 4, 10, 3, 1.7), HashGrid(2, 1, 19, 16, 2.0)])
-def test_the_fast_form_equals_the_reference(grid: HashGrid) -> None:
-    inside = torch.cat([points(500), torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 1], [0.2, 1.0, 0.7]])])
-    pull = torch.randn(len(inside), grid.width, generator=torch.Generator().manual_seed(2))
-    answers = []
-    for backend in ("auto", "torch"):
-        features = table(grid).requires_grad_()
-        out = encode(inside, features, grid, backend=backend)
-        out.backward(pull)
-        answers.append((out.detach(), features.grad))
-    torch.testing.assert_close(answers[0], answers[1], rtol=1e-5, atol=1e-5)
+GRIDS = [SMALL, HashGrid(4, 4, 10, 3, 1.7), HashGrid(2, 1, 19, 16, 2.0), HashGrid(3, 8, 8, 2, 2.0)]
+LEVELS = range(native.core().level + 1)  # of instructions, all that this machine has
 
 
-def test_positions_get_their_gradient_too() -> None:
-    inside = points(10).requires_grad_()
-    encode(inside, table(SMALL), SMALL).sum().backward()
-    assert inside.grad is not None and inside.grad.abs().min() > 0
+def draw(*shape: int, seed: int = 2) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_bits_do_not_depend_on_the_number_of_threads() -> None:
-    grid = HashGrid(3, 2, 12, 8, 2.0)
-    inside, pull = points(20_000), torch.randn(20_000, grid.width, generator=torch.Generator().manual_seed(3))
-    threads, grads = torch.get_num_threads(), []
+def both(
+    x: Tensor, features: Tensor, grid: HashGrid, half: Tensor | None, level: int | None
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Values, gradients of points and of the table: ours in float32, the reference's in float64."""
+    pull, answers = draw(len(x), grid.width), []
+    for dtype in (torch.float32, torch.float64):
+        given = [tensor.to(dtype).requires_grad_() for tensor in (x, features)]
+        if dtype == torch.float32:
+            out = encode_native(*given, grid, half, level)
+        else:
+            out = encode_reference(*given, grid, half)
+        answers.append((out.detach(), *torch.autograd.grad(out, given, pull.to(dtype))))
+    return answers
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: native.LEVELS[level])
+@pytest.mark.parametrize("halved", [False, True], ids=["float", "half"])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_core_agrees_with_the_reference(grid: HashGrid, halved: bool, level: int) -> None:
+    features = table(grid)
+    ours, wanted = both(points(1003), features, grid, features.half() if halved else None, level)
+    scale = max(one.scale for one in grid.grids())  # a position's rounding grows with it
+    for got, exact, size in zip(ours, wanted, (1.0, scale, 1.0), strict=True):
+        assert_agrees(got, exact, atol=2e-6 * scale * size, whole=1e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: native.LEVELS[level])
+@pytest.mark.parametrize("count", [1, 3, 15, 16, 17, 33])
+def test_odd_numbers_of_points_on_the_border_and_outside(count: int, level: int) -> None:
+    """Points beyond [0, 1] wrap as the reference's do; in binary fractions, for a cell must not hang on a rounding."""
+    corners = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 1], [0.25, 1, 0.75], [-0.5, 0.5, 2], [3, -2, 0.5]])
+    x = corners.repeat(6, 1)[:count]
+    grid = HashGrid(3, 2, 6, 3, 2.0)  # scales 2, 5 and 11
+    ours, wanted = both(x, table(grid), grid, None, level)
+    for got, exact in zip(ours, wanted, strict=True):
+        assert_agrees(got, exact)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: native.LEVELS[level])
+def test_what_is_not_a_number_stays_where_it_is(level: int) -> None:
+    """A bad point is NaN and nothing else is; a bad entry of the table reaches its points alone."""
+    x, features = points(40), table(SMALL)
+    good = encode_native(x, features, SMALL, None, level)
+    for bad in (math.nan, math.inf, -math.inf, 1e30):
+        broken = x.clone()
+        broken[7, 1] = bad
+        out = encode_native(broken, features, SMALL, None, level)
+        assert torch.equal(out[torch.arange(40) != 7], good[torch.arange(40) != 7])
+        assert not out[7].isfinite().all() or bad == 1e30
+    row = vertex_rows((x[3] * 15 + 0.5).floor().long(), SMALL.grids()[2]) + SMALL.grids()[2].first
+    features[row] = math.inf
+    out = encode_native(x, features, SMALL, None, level)
+    assert not out[3, 4:].isfinite().any() and torch.equal(out[:, :4], good[:, :4])
+
+
+def test_the_half_table_is_read_and_the_float_table_learns() -> None:
+    features = table(SMALL).requires_grad_()
+    half = torch.zeros(SMALL.rows, SMALL.features, dtype=torch.float16)
+    for backend in ("torch", "native"):
+        out = encode(points(9), features, SMALL, half, backend)
+        assert not out.any()
+        (grad,) = torch.autograd.grad(out.sum(), features)
+        assert grad.any()
+
+
+@pytest.mark.parametrize("features", [1, 2])
+def test_every_finite_half_is_read_exactly(features: int) -> None:
+    """Subnormal ones too: points that lie on the vertices, in binary fractions, so that weights are 1 and 0."""
+    grid = HashGrid(1, features, 16, 33, 1.0)
+    spot = torch.arange(1, 64, 2) / 64.0  # position 32 x + 0.5: 1, 2, ..., 32
+    x = torch.cartesian_prod(spot, spot, spot)[:31744]
+    rows = vertex_rows((x * 32 + 0.5).long(), grid.grids()[0])
+    positive = torch.arange(31744, dtype=torch.int16).view(torch.float16)
+    half = torch.zeros(grid.rows, features, dtype=torch.float16)
+    half[rows] = torch.stack([positive, -positive], 1)[:, :features]
+    for level in LEVELS:
+        got = encode_native(x, torch.zeros(grid.rows, features), grid, half, level)
+        assert torch.equal(got, half[rows].float())
+
+
+@pytest.mark.parametrize("grid", [HashGrid(3, 2, 12, 8, 2.0), HashGrid(1, 2, 8, 8, 2.0)], ids=["levels", "one level"])
+def test_bits_do_not_depend_on_the_number_of_threads(grid: HashGrid) -> None:
+    """With four threads a level is shared by several, which own a part of its entries each."""
+    x, pull = points(40_000), draw(40_000, grid.width)
+    threads, found = torch.get_num_threads(), []
     try:
-        for count in (1, 2, 2):
+        for count in (1, 2, 4):
             torch.set_num_threads(count)
-            features = table(grid).requires_grad_()
-            encode(inside, features, grid).backward(pull)
-            assert features.grad is not None
-            grads.append(features.grad)
+            given = [x.clone().requires_grad_(), table(grid).requires_grad_()]
+            out = encode(*given, grid, backend="native")
+            found.append([out.detach(), *torch.autograd.grad(out, given, pull)])
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(grads[0], grads[1]) and torch.equal(grads[1], grads[2])
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
 
 def test_no_points_and_a_fresh_table() -> None:

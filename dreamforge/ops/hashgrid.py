@@ -83,16 +83,13 @@ class HashGrid:
         return table.uniform_(-INIT, INIT, generator=generator)
 
 
-def encode(
-    x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None, backend: Backend = "auto"
-) -> Tensor:
+def encode(x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None, backend: Backend = "auto") -> Tensor:
     """Points ``x [N,3]`` in [0,1] and ``table [rows, features]`` -> ``[N, levels * features]``, coarse levels first.
 
-    Trilinear; outside [0,1] the vertices wrap modulo the entries. Gradients reach ``table`` and ``x``; a second
-    derivative exists for ``backend="torch"`` only. ``half``: a float16 copy of the table that is read in its place, half
-    the memory to go through; the gradient is still the table's. Natively on a CPU the sums have a fixed order: the same
-    bits for any number of threads. Raises DreamforgeError when the table is not of the grid's size, and for a backend
-    that is not there.
+    Trilinear; outside [0,1] the vertices wrap modulo the entries. Gradients reach ``table`` and ``x``; second ones for
+    ``backend="torch"`` only. ``half``: a float16 copy of the table, read in its place, half the memory to go
+    through; the gradient is still the table's. Natively on a CPU sums have a fixed order: the same bits for any number
+    of threads. Raises DreamforgeError when the table is not of the grid's size, and for a backend that is not there.
     """
     expected = (grid.rows, grid.features)
     if table.shape != expected or x.ndim != 2 or x.shape[1] != 3 or (half is not None and half.shape != expected):
@@ -103,7 +100,14 @@ def encode(
     native = x.dtype == table.dtype == torch.float32 and grid.features in WIDTHS
     if choose("hashgrid", x.device, backend, native) == "torch":
         return encode_reference(x, table, grid, half)
-    encoded: Tensor = _Native.apply(x, table, grid, half, None)
+    return encode_native(x, table, grid, half)
+
+
+def encode_native(
+    x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None, level: int | None = None
+) -> Tensor:
+    """``encode`` by the compiled core; ``level`` of instructions as in ``native.LEVELS``, None the best."""
+    encoded: Tensor = _Native.apply(x, table, grid, half, level)
     return encoded
 
 

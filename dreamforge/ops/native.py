@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from dreamforge import data
 from dreamforge.types import DreamforgeError
 
 LEVELS = ("baseline", "avx2", "avx512")
@@ -54,8 +55,8 @@ def loaded() -> Core | str:
         core = Core(LIBRARY)
     except OSError as error:
         return f"{LIBRARY} cannot be loaded ({error}): {again}"
-    sources = Path(__file__).parents[2] / "extensions"
-    if sources.is_dir() and core.sources != hash_of(sources):
+    sources = data.extensions()
+    if core.sources != hash_of(sources):
         return f"the compiled core was built from other sources than those in {sources}: run pip install -e . again"
     return core
 
@@ -69,9 +70,9 @@ def core() -> Core:
 
 
 def hash_of(sources: Path) -> str:
-    """The sha256 of all files of the core's source folder, by name; hatch_build.py has the same."""
-    names = sorted(path.relative_to(sources).as_posix() for path in sources.rglob("*") if path.is_file())
+    """The sha256 of what the library is made of; hatch_build.py has the same."""
+    files = [sources / "CMakeLists.txt", *(sources / "include").glob("*.h"), *(sources / "cpu").glob("*.*")]
     digest = sha256()
-    for name in names:
-        digest.update(name.encode() + b"\0" + (sources / name).read_bytes())
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

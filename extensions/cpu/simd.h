@@ -1,6 +1,6 @@
 // Vectors of W floats, as wide as the level that this file is compiled for.
 #pragma once
-#include "../include/portable.h"
+#include "../include/scalar.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -19,7 +19,6 @@ constexpr int W = 4;
 typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Ints __attribute__((vector_size(4 * W)));
 typedef uint32_t Words __attribute__((vector_size(4 * W)));
-typedef uint16_t Half;  // the bits of an IEEE 754 half
 
 template <class V, class T>
 DF_BODY V load(const T* from) {
@@ -70,25 +69,6 @@ DF_BODY bool any(Ints mask) {
     return all != 0;
 #endif
 }
-
-DF_BODY float number_of(Half half) {
-    uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff, bits;
-    if (rest >= 0x7c00) {  // infinite, or not a number
-        bits = sign | 0x7f800000u | (rest & 0x3ff) << 13;
-    } else {  // as a float with the half's exponent, times 2^112, which makes subnormal halves normal
-        bits = rest << 13;
-        float number;
-        __builtin_memcpy(&number, &bits, 4);
-        number *= 5.192296858534828e33f;
-        __builtin_memcpy(&bits, &number, 4);
-        bits |= sign;
-    }
-    float number;
-    __builtin_memcpy(&number, &bits, 4);
-    return number;
-}
-
-DF_BODY float number_of(float number) { return number; }
 
 // Rows of F numbers each: value[f] is the f-th number of every row.
 template <int F, class T>

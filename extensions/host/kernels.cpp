@@ -1,0 +1,2 @@
+// Every CUDA kernel, compiled for the host: see include/launch.h.
+#include "../cuda/hashgrid.cu"

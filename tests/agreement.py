@@ -1,0 +1,19 @@
+"""How close a kernel is to its reference: number by number, and over all by direction, size and bias.
+
+A missing branch of a gradient may hide below a tolerance for each number; it does not hide from the other three.
+"""
+
+import torch
+from torch import Tensor
+
+
+def assert_agrees(got: Tensor, wanted: Tensor, rtol: float = 1e-5, atol: float = 1e-6, whole: float = 1e-5) -> None:
+    """``got`` of float32 against ``wanted`` of float64; ``whole``: tolerance of cosine, norm and mean error."""
+    assert got.dtype == torch.float32 and wanted.dtype == torch.float64 and got.shape == wanted.shape
+    torch.testing.assert_close(got.double(), wanted, rtol=rtol, atol=atol)
+    a, b = got.double().flatten(), wanted.flatten()
+    size = b.norm()
+    if size > 0:
+        assert 1 - float(a @ b / (a.norm() * size)) < whole, "direction"
+        assert abs(float(a.norm() / size) - 1) < whole, "size"
+        assert abs(float((a - b).sum())) <= whole * float(b.abs().sum()), "bias"
