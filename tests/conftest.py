@@ -8,6 +8,18 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--core", help="the compiled core to test, in place of the installed one")
+    parser.addoption("--host-kernels", help="the CUDA kernels built for the host, to test in place of a fresh build")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--core"):
+        from dreamforge.ops import native
+
+        native.LIBRARY = Path(config.getoption("--core"))
+
+
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is in the local cache."""

@@ -60,19 +60,19 @@ def compiled(name: str, architecture: str) -> bytes:
         if failed:
             raise DreamforgeError(
                 f"{source} does not compile for {architecture} with NVRTC {nvrtc_version()}:\n"
-                f"{_text(library, program, 'ProgramLog')}"
+                f"{_answer(program, 'ProgramLog').rstrip(bytes(1)).decode(errors='replace').strip()}"
             )
-        return _text(library, program, "CUBIN", exact=True)
+        return _answer(program, "CUBIN")
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 
 
-def _text(library: ctypes.CDLL, program: ctypes.c_void_p, what: str, exact: bool = False) -> Any:
+def _answer(program: ctypes.c_void_p, what: str) -> bytes:
     size = ctypes.c_size_t()
-    getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    getattr(nvrtc(), f"nvrtcGet{what}Size")(program, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)
-    getattr(library, f"nvrtcGet{what}")(program, buffer)
-    return buffer.raw if exact else buffer.value.decode(errors="replace").strip()
+    getattr(nvrtc(), f"nvrtcGet{what}")(program, buffer)
+    return buffer.raw
 
 
 @cache

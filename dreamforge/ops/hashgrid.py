@@ -9,15 +9,15 @@ the XOR of (x, y, z) * (1, 2654435761, 805459861), always modulo the entries.
 import ctypes
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dreamforge.ops import cuda, native
 from dreamforge.ops.backends import Backend, choose
-from dreamforge.ops.native import core
 from dreamforge.types import DreamforgeError
 
 WIDTHS = (1, 2, 4, 8)  # features for which there is a kernel
@@ -97,16 +97,16 @@ def encode(x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None,
             f"points {list(x.shape)} and a table {list(table.shape)} were given to a hash grid that expects [N, 3] and "
             f"[{grid.rows}, {grid.features}]; use a table made by HashGrid.table."
         )
-    native = x.dtype == table.dtype == torch.float32 and grid.features in WIDTHS
-    if choose("hashgrid", x.device, backend, native) == "torch":
+    able = x.dtype == table.dtype == torch.float32 and grid.features in WIDTHS
+    if choose("hashgrid", x.device, backend, able) == "torch":
         return encode_reference(x, table, grid, half)
     return encode_native(x, table, grid, half)
 
 
 def encode_native(
-    x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None, level: int | None = None
+    x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None, level: native.Level = None
 ) -> Tensor:
-    """``encode`` by the compiled core; ``level`` of instructions as in ``native.LEVELS``, None the best."""
+    """``encode`` by the compiled core at a ``level``, see ``native.Level``."""
     encoded: Tensor = _Native.apply(x, table, grid, half, level)
     return encoded
 
@@ -166,18 +166,11 @@ class HashGridArgs(ctypes.Structure):
     ]
 
 
-@lru_cache
-def _levels(grid: HashGrid) -> Any:
-    """The grid's levels as the core reads them."""
-    levels = grid.grids()
-    return (GridLevel * len(levels))(*(GridLevel(g.scale, g.resolution, g.entries, g.first, g.hashed) for g in levels))
-
-
 class _Native(torch.autograd.Function):
     """``encode`` by the compiled core. Features lie point by point in memory: what it returns is a transposed view."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None, level: int | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None, level: native.Level) -> Tensor:
         axes, read = x.t().contiguous(), table.contiguous() if half is None else half.contiguous()
         out = x.new_empty(grid.width, len(x))
         _run("hashgrid_encode", axes, read, grid, None, out, level)
@@ -197,18 +190,19 @@ class _Native(torch.autograd.Function):
             _run("hashgrid_grad_points", axes, read, grid, pulled, to_x, ctx.level)
             to_x = to_x.t()
         if ctx.needs_input_grad[1]:
-            to_table = axes.new_empty(grid.rows, grid.features)
+            fresh = torch.zeros if native.on_cuda(axes, ctx.level) else torch.empty  # threads of a GPU only add
+            to_table = fresh(grid.rows, grid.features, device=axes.device)
             _run("hashgrid_grad_table", axes, read, grid, pulled, to_table, ctx.level)
         return to_x, to_table, None, None, None
 
 
 def _run(
-    name: str, axes: Tensor, table: Tensor, grid: HashGrid, grad: Tensor | None, out: Tensor, level: int | None
+    name: str, axes: Tensor, table: Tensor, grid: HashGrid, grad: Tensor | None, out: Tensor, level: native.Level
 ) -> None:
     args = HashGridArgs(
         axes.data_ptr(),
         table.data_ptr(),
-        ctypes.addressof(_levels(grid)),
+        _levels(grid, axes.device),
         None if grad is None else grad.data_ptr(),
         out.data_ptr(),
         axes.shape[1],
@@ -216,4 +210,24 @@ def _run(
         grid.features,
         table.dtype == torch.float16,
     )
-    core().run(name, args, level)
+    if native.on_cuda(axes, level):
+        rows = 1 if name == "hashgrid_grad_points" else grid.levels
+        cuda.launch("hashgrid", name, axes.device, (cuda.blocks(axes.shape[1]), rows), args)
+    else:
+        native.run(name, args, level)
+
+
+@cache
+def _levels(grid: HashGrid, device: torch.device) -> int:
+    """The address of the grid's levels as the core reads them, kept there for good."""
+    levels = grid.grids()
+    rows = (GridLevel * len(levels))(*(GridLevel(g.scale, g.resolution, g.entries, g.first, g.hashed) for g in levels))
+    if device.type == "cpu":
+        _KEPT.append(rows)
+        return ctypes.addressof(rows)
+    copy = torch.frombuffer(bytearray(rows), dtype=torch.uint8).to(device)
+    _KEPT.append(copy)
+    return copy.data_ptr()
+
+
+_KEPT: list[Any] = []  # what ``_levels`` gave the addresses of

@@ -9,13 +9,16 @@ import sys
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from dreamforge import data
 from dreamforge.types import DreamforgeError
 
 LEVELS = ("baseline", "avx2", "avx512")
+Level = int | Literal["cuda"] | None  # a number of LEVELS; None the best for the tensors' device; "cuda" for tests
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).parents[1] / "_native" / f"dreamforge_core{SUFFIX}"
 
@@ -32,10 +35,6 @@ class Core:
         addresses = [_address(threads, name) for name in ("torch_parallel_for", "torch_get_num_threads")]
         self.threads = all(addresses)
         self.library.df_use_threads(*(ctypes.c_void_p(address if self.threads else None) for address in addresses))
-
-    def run(self, name: str, args: ctypes.Structure, level: int | None = None) -> None:
-        """Call operation ``name`` on its arguments; ``level`` of instructions, None the best."""
-        getattr(self.library, f"df_{name}")(self.level if level is None else level, ctypes.byref(args))
 
 
 def _address(library: ctypes.CDLL | None, name: str) -> int | None:
@@ -67,6 +66,17 @@ def core() -> Core:
     if isinstance(found, str):
         raise DreamforgeError(f"backend native was asked for, but {found}; or use backend torch.")
     return found
+
+
+def run(name: str, args: ctypes.Structure, level: Level = None) -> None:
+    """Call the CPU's operation ``name``."""
+    found = core()
+    getattr(found.library, f"df_{name}")(found.level if level is None else level, ctypes.byref(args))
+
+
+def on_cuda(tensor: Tensor, level: Level) -> bool:
+    """Whether a CUDA kernel has the word."""
+    return tensor.is_cuda or level == "cuda"
 
 
 def hash_of(sources: Path) -> str:

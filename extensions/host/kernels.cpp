@@ -1,2 +1,3 @@
 // Every CUDA kernel, compiled for the host: see include/launch.h.
 #include "../cuda/hashgrid.cu"
+#include "../cuda/selftest.cu"

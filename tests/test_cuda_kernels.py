@@ -1,0 +1,100 @@
+"""CUDA kernels without a GPU: NVRTC compiles them for every architecture, and the host build runs their logic."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamforge import data
+from dreamforge.ops import cuda, hashgrid
+from dreamforge.ops.hashgrid import HashGrid
+from dreamforge.ops.native import Level
+from dreamforge.types import DreamforgeError
+from tests.tools import require_tool
+
+FILES = sorted(path.stem for path in (data.extensions() / "cuda").glob("*.cu"))
+BLOCK = 64  # threads: small inputs still take several blocks, and the last one is not full
+
+
+@pytest.mark.parametrize("architecture", cuda.ARCHITECTURES)
+@pytest.mark.parametrize("file", FILES)
+def test_every_kernel_compiles(file: str, architecture: str) -> None:
+    try:
+        cuda.nvrtc()
+    except DreamforgeError as error:
+        require_tool(None, str(error))
+    assert cuda.compiled(file, architecture)[:4] == b"\x7fELF"
+
+
+def test_what_does_not_compile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "wrong.cu").write_text("__global__ void f() { nonsense; }")
+    monkeypatch.setattr(data, "extensions", lambda: tmp_path)
+    with pytest.raises(DreamforgeError, match=r"wrong.cu does not compile for sm_90 with NVRTC[\s\S]*nonsense"):
+        cuda.compiled("wrong", "sm_90")
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> ctypes.CDLL:
+    """The kernels built for the host; ``--host-kernels`` gives a library that is there already."""
+    given = pytestconfig.getoption("--host-kernels")
+    if given:
+        return ctypes.CDLL(given)
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    require_tool(compiler, "there is no C++ compiler")
+    library = tmp_path_factory.mktemp("host") / "kernels.so"
+    options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-DDF_HOST_CUDA", "-Wall", "-Wextra", "-Werror"]
+    source = data.extensions() / "host" / "kernels.cpp"
+    subprocess.run([str(compiler), *options, str(source), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def run(host: ctypes.CDLL, name: str, args: ctypes.Structure, grid: tuple[int, int], block: int = BLOCK) -> None:
+    getattr(host, f"host_{name}")(ctypes.byref(args), *grid, block)
+
+
+class SumArgs(ctypes.Structure):
+    _fields_ = [("numbers", ctypes.c_void_p), ("sums", ctypes.c_void_p), ("total", ctypes.c_void_p)]
+
+
+@pytest.mark.parametrize("block", [32, 128])
+def test_the_launch_layer_has_warps_barriers_shared_memory_and_atomic_sums(host: ctypes.CDLL, block: int) -> None:
+    numbers = torch.arange(5.0 * block).view(5, block)
+    sums, total = torch.zeros(5), torch.zeros(1)
+    run(host, "selftest_sum", SumArgs(numbers.data_ptr(), sums.data_ptr(), total.data_ptr()), (5, 1), block)
+    assert torch.equal(sums, numbers.sum(1)) and total == numbers.sum()
+
+
+@pytest.fixture
+def on_host(host: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations that are asked for tensors on the CPU launch CUDA kernels on the host in place of the CPU's driver."""
+
+    def launch(file: str, name: str, device: torch.device, grid: tuple[int, int], args: Any) -> None:
+        run(host, name, args, grid)
+
+    monkeypatch.setattr(cuda, "launch", launch)
+    monkeypatch.setattr(cuda, "blocks", lambda items: -(-items // BLOCK))
+
+
+def answers(grid: HashGrid, half: bool, level: Level) -> list[Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    x, table = torch.rand(150, 3, generator=draws), torch.randn(grid.rows, grid.features, generator=draws)
+    x[:3] = torch.tensor([[0.0, 1, 0.5], [1, 1, 1], [-0.5, 2, 0.25]])
+    pull = torch.randn(150, grid.width, generator=draws)
+    given = [x.requires_grad_(), table.requires_grad_()]
+    out = hashgrid.encode_native(*given, grid, table.detach().half() if half else None, level)
+    return [out.detach(), *torch.autograd.grad(out, given, pull)]
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float", "half"])
+@pytest.mark.parametrize("grid", [HashGrid(3, 2, 9, 4, 2.0), HashGrid(2, 4, 8, 5, 1.5)], ids=str)
+def test_the_hash_grids_logic_is_that_of_the_cpu(grid: HashGrid, half: bool, on_host: None) -> None:
+    """The same bodies behind both drivers; sums in another order."""
+    for ours, theirs in zip(answers(grid, half, "cuda"), answers(grid, half, None), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
