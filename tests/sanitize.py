@@ -44,7 +44,7 @@ def main() -> int:
         built = [f"--host-kernels={Path(folder) / 'dreamforge_host_cuda.so'}"]
         if kind == "address":
             built.append(f"--core={Path(folder) / 'dreamforge_core.so'}")
-        command = [sys.executable, "-m", "pytest", "-q", "-k", "not compile", *built, *TESTS[kind]]
+        command = [sys.executable, "-m", "pytest", "-q", "-s", "-k", "not compile", *built, *TESTS[kind]]
         return subprocess.run(command, env=environment).returncode
 
 
