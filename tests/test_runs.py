@@ -22,7 +22,7 @@ from dreamforge.checkpoints import Checkpoint
 from dreamforge.config import Recipe
 from dreamforge.files import hashes
 from dreamforge.rng import derive
-from dreamforge.runs import Interrupted, Listener, Run
+from dreamforge.runs import Interrupted, Listener, Progress, Run
 from dreamforge.types import DreamforgeError, Gradient, NoMesh, ParamGroup, Prior, State, View
 from tests.kill_and_resume import fingerprint
 
@@ -267,6 +267,20 @@ def test_a_run_refused_at_its_first_step_leaves_the_folder_to_the_corrected_one(
         runs.generate(config.load("canvas", values=values), tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
     assert runs.generate(config.load("canvas", values={**values, **right}), tmp_path / "run").asset.is_file()
+
+
+def test_an_error_after_a_checkpoint_keeps_the_run(tmp_path: Path) -> None:
+    """Only what was refused before it saved a step gives its folder back."""
+    expected = fingerprint(runs.generate(canvas(), tmp_path / "whole").path)
+
+    def full_disk(progress: Progress) -> None:
+        if progress.done == 4:
+            raise DreamforgeError("no space is left")
+
+    with pytest.raises(DreamforgeError, match="no space"):
+        runs.generate(canvas(), tmp_path / "run", listener=Listener(step=full_disk))
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    assert fingerprint(runs.resume(tmp_path / "run").path) == expected
 
 
 def damage_bytes(path: Path) -> None:
