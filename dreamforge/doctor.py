@@ -13,6 +13,7 @@ from dreamforge.config import Recipe
 from dreamforge.files import hashes
 from dreamforge.forecast import TIMED, WARM, Forecast, advice, at_hand, forecasts, timed
 from dreamforge.manifest import PACKAGES, describe, installed
+from dreamforge.ops.dispatch import backends
 from dreamforge.priors.estimate import Cost
 from dreamforge.priors.known import EMBEDDED
 from dreamforge.priors.memory import total_memory, used_memory
@@ -36,7 +37,7 @@ def examine() -> list[Finding]:
     """Everything worth knowing about this installation."""
     owners = packages_distributions().get("dreamforge", [])
     files = [prior_files(name) for name in ("prior", *EMBEDDED.values())]
-    return [_versions(), package_name(owners), _device(), _precision(), *files, *_optional()]
+    return [_versions(), package_name(owners), _device(), _precision(), *_kernels(), *files, *_optional()]
 
 
 def examine_recipe(recipe: Recipe, device: torch.device) -> list[Finding]:
@@ -143,6 +144,17 @@ def _precision() -> Finding:
         else "no AMX or AVX512-BF16, so bfloat16 would be slower"
     )
     return Finding("precision", f"{name} for the embedded prior ({torch.backends.cpu.get_cpu_capability()}; {why})")
+
+
+def _kernels() -> list[Finding]:
+    """What computes the operations, alike ones in one line."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for one in backends():
+        alike.setdefault((one.device, one.backend, one.why), []).append(one.op)
+    return [
+        Finding("kernels", f"{', '.join(ops)} on {device}: {backend} ({why})")
+        for (device, backend, why), ops in alike.items()
+    ]
 
 
 def prior_files(name: str) -> Finding:

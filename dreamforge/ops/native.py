@@ -64,7 +64,7 @@ def core() -> Core:
     """The core. Raises DreamforgeError where there is none."""
     found = loaded()
     if isinstance(found, str):
-        raise DreamforgeError(f"backend native was asked for, but {found}; or use backend torch.")
+        raise DreamforgeError(f"There is no compiled core: {found}.")
     return found
 
 

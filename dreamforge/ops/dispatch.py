@@ -1,0 +1,100 @@
+"""What computes an operation: the readable torch reference, or the compiled core (``extensions/``)."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+from dreamforge.ops import cuda, native
+from dreamforge.types import DreamforgeError
+
+Backend = Literal["auto", "torch", "native"]
+OPS = ("hashgrid",)
+RAN_ON: dict[str, str] = {}  # operation -> the GPU on which its kernels passed tests.gpu.kernels
+
+
+@dataclass(frozen=True)
+class Running:
+    """What computes ``op`` on ``device`` with backend auto, and why."""
+
+    op: str
+    device: str
+    backend: Literal["torch", "native"]
+    why: str
+
+
+def choose(
+    op: str, device: torch.device, backend: Backend, able: bool, agrees: Callable[[torch.device], bool]
+) -> Literal["torch", "native"]:
+    """The backend of a call.
+
+    ``able``: whether the core has kernels for its types and sizes. ``agrees(device)`` compares a small case with the
+    reference: it is asked once for each GPU before "auto" trusts kernels there. Raises DreamforgeError where the named
+    backend cannot.
+    """
+    if backend == "torch" or (backend == "auto" and not able):
+        return "torch"
+    missing = _missing(device.type)
+    if backend == "auto":
+        return "native" if not missing and (device.type == "cpu" or _trusted(op, device, agrees)) else "torch"
+    if backend != "native":
+        raise DreamforgeError(f"backend '{backend}' was given, but auto, torch or native is expected: choose one.")
+    if not able:
+        raise DreamforgeError(
+            f"backend native was asked for, but the core has no {op} for these types and sizes: use float32 and the "
+            "documented sizes, or backend torch."
+        )
+    if missing:
+        raise DreamforgeError(f"backend native was asked for, but {missing}; or use backend torch.")
+    return "native"
+
+
+def backends() -> list[Running]:
+    """What "auto" means here, for every operation and device that is there."""
+    found = []
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        missing = _missing(device)
+        for op in OPS:
+            if missing:
+                found.append(Running(op, device, "torch", f"{missing}; the reference is right, but slow"))
+            elif device == "cpu":
+                found.append(Running(op, device, "native", _core()))
+            else:
+                ran = f"ran on {RAN_ON[op]}" if op in RAN_ON else "never ran on a GPU here: compared before it is used"
+                found.append(Running(op, device, "native", f"compiled by NVRTC {cuda.nvrtc_version()}; {ran}"))
+    return found
+
+
+def _core() -> str:
+    core = native.core()
+    threads = "torch's threads" if core.threads else "one thread: this torch does not lend its own"
+    return f"compiled, {native.LEVELS[core.level]} instructions, {threads}"
+
+
+def _missing(device: str) -> str:
+    """Why the core cannot run on a device; empty where it can."""
+    if device == "cpu":
+        found = native.loaded()
+        return found if isinstance(found, str) else ""
+    if device != "cuda":
+        return f"it has no kernels for {device}"
+    try:
+        cuda.nvrtc()
+    except DreamforgeError as error:
+        return str(error).rstrip(".")
+    return ""
+
+
+@cache
+def _trusted(op: str, device: torch.device, agrees: Callable[[torch.device], bool]) -> bool:
+    try:
+        if agrees(device):
+            return True
+        reason = "they do not agree with the reference"
+    except DreamforgeError as error:
+        reason = str(error)
+    warnings.warn(f"The CUDA kernels of {op} are not used on {device}: {reason}", RuntimeWarning, stacklevel=2)
+    return False

@@ -1,0 +1,130 @@
+"""The compiled core as a whole: which backend runs, what is said where there is none, torch's threads."""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreamforge.doctor import examine
+from dreamforge.ops import backends, cuda, dispatch, native
+from dreamforge.ops.dispatch import OPS, choose
+from dreamforge.ops.hashgrid import HashGrid, agrees, encode
+from dreamforge.types import DreamforgeError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A checkout where the core was not built."""
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "none.so")
+    native.loaded.cache_clear()
+    yield
+    monkeypatch.undo()
+    native.loaded.cache_clear()
+
+
+def test_the_core_is_there_and_is_told_about_torchs_threads() -> None:
+    core = native.core()
+    assert core.sources == native.hash_of(Path(__file__).parents[1] / "extensions")
+    assert core.threads and 0 <= core.level < len(native.LEVELS)
+    assert {one.op for one in backends()} == set(OPS)
+    assert all(one.backend == "native" and "instructions" in one.why for one in backends() if one.device == "cpu")
+
+
+def test_without_a_core_the_reference_answers_and_says_so(absent: None) -> None:
+    grid = HashGrid(2, 2, 8, 4, 2.0)
+    x, table = torch.rand(5, 3), grid.table(torch.Generator().manual_seed(0))
+    assert torch.equal(encode(x, table, grid), encode(x, table, grid, backend="torch"))
+    with pytest.raises(DreamforgeError, match=r"native was asked for, but .* was not built: .*C\+\+17.*backend torch"):
+        encode(x, table, grid, backend="native")
+    assert all(one.backend == "torch" and "not built" in one.why for one in backends() if one.device == "cpu")
+    (line,) = [finding for finding in examine() if finding.name == "kernels"]
+    assert "slow" in line.text and "compiler" in line.text
+
+
+def test_a_core_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "hash_of", lambda sources: "another")
+    native.loaded.cache_clear()
+    try:
+        assert "built from other sources" in str(native.loaded())
+    finally:
+        native.loaded.cache_clear()
+
+
+def test_a_damaged_core_is_told(absent: None) -> None:
+    native.LIBRARY.write_bytes(b"no library")
+    native.loaded.cache_clear()
+    assert "cannot be loaded" in str(native.loaded())
+
+
+def test_wrong_backends_are_told() -> None:
+    grid = HashGrid(1, 3, 8, 4, 2.0)  # three features: no kernel
+    x, table = torch.rand(5, 3), grid.table(torch.Generator().manual_seed(0))
+    assert encode(x, table, grid).shape == (5, 3)
+    with pytest.raises(DreamforgeError, match="no hashgrid for these types and sizes"):
+        encode(x, table, grid, backend="native")
+    with pytest.raises(DreamforgeError, match="backend 'cupy' was given, but auto, torch or native"):
+        encode(x, table, grid, backend="cupy")
+
+
+def test_kernels_that_disagree_on_a_gpu_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked once for each GPU; a driver that refuses counts too."""
+    monkeypatch.setattr(cuda, "nvrtc", lambda: None)
+    asked = []
+
+    def disagrees(device: torch.device) -> bool:
+        asked.append(device)
+        return False
+
+    def refuses(device: torch.device) -> bool:
+        raise DreamforgeError("no device")
+
+    dispatch._trusted.cache_clear()
+    with pytest.warns(RuntimeWarning, match="not used on cuda:0: they do not agree"):
+        assert choose("hashgrid", CUDA, "auto", True, disagrees) == "torch"
+    assert choose("hashgrid", CUDA, "auto", True, disagrees) == "torch" and asked == [CUDA]
+    with pytest.warns(RuntimeWarning, match="no device"):
+        assert choose("hashgrid", CUDA, "auto", True, refuses) == "torch"
+    assert choose("hashgrid", CUDA, "auto", True, lambda device: True) == "native"
+    assert choose("hashgrid", CUDA, "native", True, disagrees) == "native", "who asks by name gets it"
+    dispatch._trusted.cache_clear()
+
+
+def test_the_comparison_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dreamforge.ops import hashgrid
+
+    assert agrees(CPU)
+    right = hashgrid.encode_native
+    monkeypatch.setattr(hashgrid, "encode_native", lambda *given: 1.01 * right(*given))
+    assert not agrees(CPU)
+
+
+def test_work_goes_to_the_pool_that_was_lent() -> None:
+    """Three threads are offered: the pool is asked for three shares, whoever comes takes tasks, and none is left."""
+    body = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    asked = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, body, ctypes.c_void_p)
+    def pool(begin: int, end: int, grain: int, share: Any, context: int) -> int:
+        asked.append((begin, end, grain))
+        share(1, 2, context)  # one share takes all there is; the others come too late
+        share(0, 1, context)
+        return 0
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_uint32))
+    def threads(out: Any) -> int:
+        out[0] = 3
+        return 0
+
+    grid = HashGrid(3, 2, 9, 4, 2.0)
+    x, table = torch.rand(100, 3), grid.table(torch.Generator().manual_seed(0))
+    before = encode(x, table, grid, backend="native")
+    core = native.core()
+    try:
+        core.library.df_use_threads(pool, threads)
+        assert torch.equal(encode(x, table, grid, backend="native"), before) and asked == [(0, 3, 1)]
+    finally:
+        native.Core(native.LIBRARY)  # lends torch's again
