@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dreamforge.bench import Split
 
 BUSY = 0.5  # processes: a load above it disturbs a measurement
+TOO_BUSY = f"The load was above {BUSY} before it began: other work slowed this down, measure again without."
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Outcome:
     """``lines`` for people, ``facts`` for ``--json``; ``failed`` decides the exit code."""
 
     lines: list[str]
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] | list[dict[str, Any]] = field(default_factory=dict)
     failed: bool = False
 
 
@@ -156,6 +157,27 @@ def toybox_show(options: argparse.Namespace) -> Outcome:
 
 
 def bench(options: argparse.Namespace) -> Outcome:
+    if options.prior:
+        return _bench_prior(options)
+    from dreamforge.bench import load
+    from dreamforge.bench_kernels import rows
+
+    if options.overrides:
+        raise DreamforgeError(f"{options.overrides[0]} was given, but only bench --prior has a recipe: add --prior.")
+    busy, found = load(), []
+    lines = [f"{torch.get_num_threads()} threads, load before {busy}"]
+    if busy is not None and busy > BUSY:
+        lines.append(TOO_BUSY)
+    for row in rows(options.only):
+        found.append(asdict(row))
+        peers = "".join(f", {name} {ms:g} ms" for name, ms in row.peers_ms.items())
+        lines.append(
+            f"{row.name} ({row.size}): ours {row.ours_ms:g} ms, torch reference {row.reference_ms:g} ms{peers}"
+        )
+    return Outcome(lines, found)
+
+
+def _bench_prior(options: argparse.Namespace) -> Outcome:
     from dreamforge.bench import load, split
     from dreamforge.devices import pick
     from dreamforge.manifest import describe
@@ -174,7 +196,7 @@ def bench(options: argparse.Namespace) -> Outcome:
         splits = split(recipe, options.steps, options.warmup, listener)
     lines = [f"recipe {recipe.name} on {facts['device']}, {facts['threads']} threads, load before {busy}"]
     if busy is not None and busy > BUSY:
-        lines.append(f"The load was above {BUSY} before it began: other work slowed this down, measure again without.")
+        lines.append(TOO_BUSY)
     for number, one in enumerate(splits):
         lines += _table(one, recipe, f"stage {number}: " if len(splits) > 1 else "")
     return Outcome(lines, facts | {"prior": [asdict(one) for one in splits]})
