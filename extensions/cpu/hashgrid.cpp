@@ -10,21 +10,6 @@ namespace DF_LEVEL {
 constexpr int CORNERS = 8;
 constexpr int64_t CHUNK = 1 << 14;  // points of a task
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// W points from `first` on of rows of `points` numbers; behind the last one stand zeros.
-DF_BODY Floats points_at(const float* row, int64_t first, int64_t points) {
-    if (first + W <= points) return load<Floats>(row + first);
-    Floats value{};
-    for (int64_t i = first; i < points; ++i) value[i - first] = row[i];
-    return value;
-}
-
-DF_BODY void store_points(float* row, int64_t first, int64_t points, Floats value) {
-    if (first + W <= points) return store(row + first, value);
-    for (int64_t i = first; i < points; ++i) row[i] = value[i - first];
-}
-
 // The rows of the corners around W points, and how far these are in their cells.
 struct Cells {
     Words row[CORNERS];

@@ -122,5 +122,20 @@ DF_BODY void store_pairs(float* to, Floats a, Floats b) {
 #endif
 }
 
+DF_BODY int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// W points from `first` on of a row of which `points` are there; behind the last one stand zeros.
+DF_BODY Floats points_at(const float* row, int64_t first, int64_t points) {
+    if (first + W <= points) return load<Floats>(row + first);
+    Floats value{};
+    for (int64_t i = first; i < points; ++i) value[i - first] = row[i];
+    return value;
+}
+
+DF_BODY void store_points(float* row, int64_t first, int64_t points, Floats value) {
+    if (first + W <= points) return store(row + first, value);
+    for (int64_t i = first; i < points; ++i) row[i] = value[i - first];
+}
+
 }  // namespace DF_LEVEL
 }  // namespace dreamforge

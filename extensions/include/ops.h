@@ -2,8 +2,11 @@
 // library a C function df_<name>, CUDA a kernel of this name.
 #pragma once
 #include "hashgrid.h"
+#include "mlp.h"
 
 #define DF_OPS(OP)                          \
     OP(hashgrid_encode, HashGridArgs)       \
     OP(hashgrid_grad_table, HashGridArgs)   \
-    OP(hashgrid_grad_points, HashGridArgs)
+    OP(hashgrid_grad_points, HashGridArgs)  \
+    OP(mlp_forward, MlpArgs)                \
+    OP(mlp_backward, MlpArgs)
