@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import data
-from dreamforge.ops import cuda, hashgrid
+from dreamforge.ops import cuda, hashgrid, mlp
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.native import Level
 from dreamforge.types import DreamforgeError
@@ -76,7 +76,7 @@ def on_host(host: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations that are asked for tensors on the CPU launch CUDA kernels on the host in place of the CPU's driver."""
 
     def launch(file: str, name: str, device: torch.device, grid: tuple[int, int], args: Any) -> None:
-        run(host, name, args, grid)
+        run(host, name, args, grid, cuda.BLOCK if file == "mlp" else BLOCK)
 
     monkeypatch.setattr(cuda, "launch", launch)
     monkeypatch.setattr(cuda, "blocks", lambda items: -(-items // BLOCK))
@@ -98,3 +98,20 @@ def test_the_hash_grids_logic_is_that_of_the_cpu(grid: HashGrid, half: bool, on_
     """The same bodies behind both drivers; sums in another order."""
     for ours, theirs in zip(answers(grid, half, "cuda"), answers(grid, half, None), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("widths", [[20, 33, 64, 5], [3, 2], [128, 128, 70]], ids=str)
+def test_the_perceptrons_logic_is_that_of_the_cpu(
+    widths: list[int], on_host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks that take several tiles, the last one not full."""
+    monkeypatch.setattr(mlp, "MOST_BLOCKS", 2)
+    draws = torch.Generator().manual_seed(0)
+    x, weights = torch.randn(150, widths[0], generator=draws), mlp.init(widths, draws)
+    pull, found = torch.randn(150, widths[-1], generator=draws), []
+    for level in ("cuda", None):
+        given = [one.requires_grad_() for one in (x, *weights)]
+        out = mlp.mlp_native(given[0], given[1:], level)
+        found.append([out.detach(), *torch.autograd.grad(out, given, pull)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

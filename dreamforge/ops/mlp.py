@@ -1,4 +1,4 @@
-"""A small multilayer perceptron without biases: ReLU between the layers, several heads at its end, nothing after them."""
+"""A small multilayer perceptron without biases: ReLU between the layers, several heads at its end."""
 
 import ctypes
 import math
@@ -16,6 +16,7 @@ from dreamforge.types import DreamforgeError
 
 LAYERS, WIDTH = 8, 128  # that the core's kernels have room for; as in extensions/include/mlp.h
 CHUNK = 4080  # points whose share of the weights' gradient is summed up by itself; as there
+TILE, MOST_BLOCKS = 32, 1024  # points of a block on a GPU; blocks that go backward, each with its own sums
 
 
 def init(widths: Sequence[int], generator: torch.Generator) -> list[Tensor]:
@@ -31,12 +32,12 @@ def init(widths: Sequence[int], generator: torch.Generator) -> list[Tensor]:
 def fused_mlp(
     x: Tensor, weights: Sequence[Tensor], heads: Sequence[int] = (), backend: Backend = "auto"
 ) -> tuple[Tensor, ...]:
-    """``x [N, in]`` through ``weights``, each ``[out, in]`` -> for each of ``heads``, widths of parts of the last layer,
-    ``[N, head]``; without ``heads`` the whole.
+    """``x [N, in]`` through ``weights``, each ``[out, in]`` -> ``[N, head]`` for each of ``heads``.
 
-    Gradients reach ``x`` and ``weights``; second ones for ``backend="torch"`` only. Nothing but the input is kept for
-    the backward pass, which computes the activations again. Natively on a CPU the sums have a fixed order: the same bits
-    for any number of threads. Raises DreamforgeError for sizes that do not fit together.
+    ``heads``: widths of parts of the last layer, which has no ReLU; none given, the whole. Gradients reach ``x`` and
+    ``weights``; second ones for ``backend="torch"`` only. Nothing but the input is kept for the backward pass, which
+    computes the activations again. Natively on a CPU sums have a fixed order: the same bits for any number of threads.
+    Raises DreamforgeError for sizes that do not fit together.
     """
     widths = check(x, weights)
     heads = heads or (widths[-1],)
@@ -47,7 +48,8 @@ def fused_mlp(
         out = mlp_reference(x, weights)
     else:
         out = mlp_native(x, weights)
-    return out.split(tuple(heads), 1)
+    parts: tuple[Tensor, ...] = out.split(list(heads), 1)
+    return parts
 
 
 def mlp_reference(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -100,6 +102,7 @@ class MlpArgs(ctypes.Structure):
         ("grad_weights", ctypes.c_void_p),
         ("scratch", ctypes.c_void_p),
         ("points", ctypes.c_int64),
+        ("blocks", ctypes.c_int32),
         ("layers", ctypes.c_int32),
         ("widths", ctypes.c_int32 * (LAYERS + 1)),
     ]
@@ -125,12 +128,14 @@ class _Native(torch.autograd.Function):
         widths, on_cuda = ctx.widths, native.on_cuda(rows, ctx.level)
         pull = grad.t().contiguous()
         to_x = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        to_weights = scratch = None
+        to_weights, scratch = None, None
         if any(ctx.needs_input_grad[2:]):
             to_weights = torch.zeros_like(flat)
-            if not on_cuda:  # threads of a GPU add to it
+            if not on_cuda:
                 padded = sum(outside * (-(-inside // 32) * 32) for inside, outside in pairwise(widths))
                 scratch = flat.new_empty(-(-rows.shape[1] // CHUNK), padded)
+        if on_cuda:
+            scratch = flat.new_zeros(_tiles(rows, MOST_BLOCKS), TILE * sum(widths[:-1]) + len(flat))
         _run("mlp_backward", ctx.level, rows, widths, flat, pull, None, to_x, to_weights, scratch)
         parts: list[Tensor | None] = [None] * (len(widths) - 1)
         if to_weights is not None:
@@ -154,8 +159,14 @@ def _run(
 ) -> None:
     tensors = (rows, weights, grad, out, grad_x, grad_weights, scratch)
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-    args = MlpArgs(*pointers, rows.shape[1], len(widths) - 1, (ctypes.c_int32 * (LAYERS + 1))(*widths))
+    blocks = _tiles(rows, MOST_BLOCKS if name == "mlp_backward" else 2**31 - 1)
+    args = MlpArgs(*pointers, rows.shape[1], blocks, len(widths) - 1, (ctypes.c_int32 * (LAYERS + 1))(*widths))
     if native.on_cuda(rows, level):
-        cuda.launch("mlp", name, rows.device, (cuda.blocks(rows.shape[1], cuda.WARP), 1), args)
+        cuda.launch("mlp", name, rows.device, (blocks, 1), args)
     else:
         native.run(name, args, level)
+
+
+def _tiles(rows: Tensor, most: int) -> int:
+    """Blocks of a kernel whose blocks take ``TILE`` points each."""
+    return min(-(-rows.shape[1] // TILE), most)

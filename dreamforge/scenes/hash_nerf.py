@@ -10,7 +10,7 @@ from torch import Tensor
 from dreamforge.cameras import rays
 from dreamforge.ops.hashgrid import HashGrid, encode
 from dreamforge.ops.march import cell_points, decayed, occupied
-from dreamforge.ops.mlp import init, mlp
+from dreamforge.ops.mlp import fused_mlp, init
 from dreamforge.render.volume import evaluate, volume_render, volume_surface
 from dreamforge.rng import generator
 from dreamforge.types import Cameras, DreamforgeError, Mesh, ParamGroup, RenderOutput, State
@@ -101,7 +101,7 @@ class HashNerfScene:
     def field(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """``position [N,3]`` in the world -> density ``[N]`` in 1/m and colour ``[N,3]`` as shown."""
         unit = (position * (0.5 / BOUND) + 0.5).clamp(0, 1)
-        raw = mlp(encode(unit, self.table, self.grid), self.weights)
+        (raw,) = fused_mlp(encode(unit, self.table, self.grid), self.weights)
         radius = position.square().sum(-1) / self.spec.blob_std**2
         if self.spec.blob == "magic3d":
             blob = self.spec.blob_scale * (1 - radius.sqrt())
@@ -138,7 +138,7 @@ class HashNerfScene:
         x, y, z = (directions := rays(cameras)[1]).unbind(-1)
         # Real spherical harmonics up to degree 2, without their constants: the network scales them.
         basis = torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, 3 * z * z - 1], -1)
-        return torch.sigmoid(mlp(basis.view(-1, 9), self.sky)).view(directions.shape)
+        return torch.sigmoid(fused_mlp(basis.view(-1, 9), self.sky)[0]).view(directions.shape)
 
     def param_groups(self) -> list[ParamGroup]:
         groups: list[ParamGroup] = [

@@ -1,3 +1,4 @@
 // Every CUDA kernel, compiled for the host: see include/launch.h.
 #include "../cuda/hashgrid.cu"
+#include "../cuda/mlp.cu"
 #include "../cuda/selftest.cu"

@@ -15,9 +15,10 @@ struct MlpArgs {
     float* out;            // [widths[layers], points]
     float* grad_x;         // like x, or null
     float* grad_weights;   // like weights, or null
-    float* scratch;        // a CPU's, [chunks, sum of widths[l + 1] * (widths[l] up to a multiple of 32)], or null
+    float* scratch;        // CPU: [chunks, sum of widths[l + 1] * (widths[l] up to a multiple of 32)], or null;
+                           // CUDA: [blocks, 32 * all inputs of layers + all weights], zeros
     int64_t points;
-    int32_t layers, widths[MLP_LAYERS + 1];
+    int32_t blocks, layers, widths[MLP_LAYERS + 1];
 };
 
 constexpr int64_t MLP_CHUNK = 4080;  // points: whole blocks of every SIMD level
