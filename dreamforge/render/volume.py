@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from dreamforge.cameras import rays
-from dreamforge.ops.march import accumulate, march, render_weights
+from dreamforge.ops.dispatch import Backend
+from dreamforge.ops.march import Packed, render, sample, visible
 from dreamforge.render.raster import vertex_normals
 from dreamforge.rng import generator
 from dreamforge.types import Cameras, DreamforgeError, Mesh, RenderOutput, Samples
 
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]  # position [S,3] -> density [S] in 1/m, rgb [S,3] in [0,1]
 
-OPAQUE = 1e-3  # samples that less than this share of the light reaches are not evaluated
-BLOCK = 8  # samples of a ray looked at first
+OPAQUE = 1e-3  # samples that less than this share of the light reaches are left out
 CHUNK = 1 << 15  # rays rendered at once where no gradient needs them together
 POINTS = 1 << 18  # points evaluated at once where no gradient is needed
 FLOATER = 0.03  # pieces of a mesh with less than this share of the largest one's volume are dropped
@@ -31,82 +32,57 @@ def volume_render(
     step: float,
     bound: float = 1.0,
     normals: bool = False,
+    backend: Backend = "auto",
 ) -> RenderOutput:
     """Render ``field`` inside ``[-bound, bound]^3`` where ``occupancy [G,G,G]`` (bool; x, y, z) says so.
 
     Samples stand ``step`` metres apart, shifted by a random part of a step per ray: a function of ``seed``.
     ``background`` is ``[3]``, ``[B,3]`` or ``[B,H,W,3]``. Depth is the mean over the ray's weights, 0 where alpha is 0.
     ``normals`` come from finite differences of the density (four more evaluations a sample). Differentiable in the
-    field and the background.
+    field and the background. ``backend``: of the operations on rays.
     """
     shape = (len(cameras), cameras.height, cameras.width)
     origins, directions = (v.reshape(-1, 3) for v in rays(cameras))
     draws = generator(seed, "march")  # drawn on the CPU: every device gets the same picture
     shift = torch.rand(len(origins), generator=draws).to(origins)
     size = len(origins) if torch.is_grad_enabled() else CHUNK
-    chunks = [
-        _samples(field, occupancy, o, d, s, step, bound)
+    traced = [
+        _trace(field, sample(o, d, occupancy, bound, step, s, backend), step, normals, backend)
         for o, d, s in zip(origins.split(size), directions.split(size), shift.split(size), strict=True)
     ]
-    samples, color = _joined(chunks, size, len(origins), step)
-    columns = [samples.weights[:, None] * color, samples.weights[:, None], (samples.weights * samples.t)[:, None]]
-    if normals:
-        columns.append(samples.weights[:, None] * _normals(field, samples.position, step))
-    sums = accumulate(torch.cat(columns, -1), samples.ray, samples.rays)
-    alpha, t = sums[:, 3:4], sums[:, 4:5] / sums[:, 3:4].clamp(min=1e-6)
+    sums, samples = torch.cat([sums for sums, _ in traced]), joined_samples([one for _, one in traced])
+    alpha, t = sums[:, -2:-1], sums[:, -1:] / sums[:, -2:-1].clamp(min=1e-6)
     forward = cameras.camera_to_world[:, None, :3, 2]
     slant = (directions.view(shape[0], -1, 3) * forward).sum(-1).view(-1, 1)
     behind = background.expand(shape[0], 3)[:, None, None] if background.ndim < 4 else background
-    alpha = alpha.view(*shape, 1)
-    normal = torch.nn.functional.normalize(sums[:, 5:], dim=-1).view(*shape, 3) if normals else None
-    rgb = sums[:, :3].view(*shape, 3) + (1 - alpha) * behind
+    alpha = alpha.reshape(*shape, 1)
+    normal = torch.nn.functional.normalize(sums[:, 3:6], dim=-1).view(*shape, 3) if normals else None
+    rgb = sums[:, :3].reshape(*shape, 3) + (1 - alpha) * behind
     return RenderOutput(rgb, alpha, (t * slant).view(*shape, 1), normal, samples=samples)
 
 
-def _samples(
-    field: Field, occupancy: Tensor, origins: Tensor, directions: Tensor, shift: Tensor, step: float, bound: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(ray, t, position, density, colour, weights) of the samples on these rays that light reaches.
+def _trace(field: Field, packed: Packed, step: float, normals: bool, backend: Backend) -> tuple[Tensor, Samples]:
+    """Sums over each ray, of colour (and normal), of 1, of t, and the samples that light reaches.
 
-    Looks along the rays in blocks of growing length and leaves a ray as soon as it is opaque: what stands behind a
-    surface costs nothing and would get no gradient.
+    The density of all samples is looked at first, without gradients: what stands behind a surface would get none, and
+    is left out where they are kept for.
     """
-    ray, t = march(origins, directions, occupancy, bound, step, shift)
-    rays = len(origins)
-    position = torch.addcmul(origins.index_select(0, ray), directions.index_select(0, ray), t[:, None])
-    counts = torch.bincount(ray, minlength=rays)
-    rank = torch.arange(len(ray), device=ray.device) - (counts.cumsum(0) - counts).index_select(0, ray)
-    depth = position.new_zeros(rays)
-    looked: list[tuple[Tensor, Tensor, Tensor]] = []
-    start, end = 0, BLOCK
-    while True:
-        lit = (depth < -math.log(OPAQUE)).index_select(0, ray)
-        block = ((rank >= start) & (rank < end) & lit).nonzero().squeeze(1)
-        if looked and len(block) == 0:
-            break
-        density, color = field(position.index_select(0, block))
-        looked.append((block, density, color))
-        depth = depth.index_add(0, ray.index_select(0, block), density.detach() * step)
-        start, end = end, 2 * end
-    index, density, color = (torch.cat(list(parts)) for parts in zip(*looked, strict=True))
-    place, index = _packed(index, len(ray))
-    density = torch.empty_like(density).index_copy(0, place, density)
-    color = torch.empty_like(color).index_copy(0, place, color)
-    ray, t, position = (v.index_select(0, index) for v in (ray, t, position))
-    weights, _ = render_weights(density * step, ray, rays)
-    return ray, t, position, density, color, weights
+    density, color = evaluate(field, packed.position)
+    seen = visible(packed, density, step, OPAQUE, backend)
+    density, color = field(seen.position)
+    values = torch.cat([color, _normals(field, seen.position, step)], 1) if normals else color
+    sums, weights = render(seen, density, values, step, backend)
+    return sums, Samples(seen.ray, seen.t, torch.full_like(seen.t, step), density, weights, seen.position, packed.rays)
 
 
-def _packed(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The place of each of some distinct numbers below ``size`` in ascending order, and that order."""
-    chosen = torch.zeros(size, dtype=torch.bool, device=index.device).index_fill_(0, index, True)
-    return (chosen.cumsum(0) - 1).index_select(0, index), chosen.nonzero().squeeze(1)
-
-
-def _joined(chunks: Sequence[tuple[Tensor, ...]], size: int, total: int, step: float) -> tuple[Samples, Tensor]:
-    ray = torch.cat([chunk[0] + number * size for number, chunk in enumerate(chunks)])
-    t, position, density, color, weights = (torch.cat(list(v)) for v in list(zip(*chunks, strict=True))[1:])
-    return Samples(ray, t, torch.full_like(t, step), density, weights, position, total), color
+def joined_samples(parts: Sequence[Samples]) -> Samples:
+    """The samples of several renderings as those of one, its rays one rendering after another."""
+    moved, before = [], 0
+    for part in parts:
+        moved.append(replace(part, ray=part.ray + before) if before else part)
+        before += part.rays
+    names = [one.name for one in fields(Samples) if one.name != "rays"]
+    return Samples(**{name: torch.cat([getattr(one, name) for one in moved]) for name in names}, rays=before)
 
 
 def _normals(field: Field, position: Tensor, step: float) -> Tensor:

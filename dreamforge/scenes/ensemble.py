@@ -4,15 +4,16 @@ VSD's estimator sees the renders of all of them, so that together they become sa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from dreamforge.render.volume import joined_samples
 from dreamforge.rng import derive
-from dreamforge.types import Cameras, DreamforgeError, Mesh, ParamGroup, RenderOutput, Samples, Scene, State
+from dreamforge.types import Cameras, DreamforgeError, Mesh, ParamGroup, RenderOutput, Scene, State
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class EnsembleScene:
             behind = background[start:end] if background is not None and background.dim() > 1 else background
             particle = self.particles[(first + k) % count]
             shares.append(particle.render(cameras[start:end], behind, derive(seed, k), parts))
-        return joined(shares, cameras)
+        return joined(shares)
 
     def param_groups(self) -> list[ParamGroup]:
         return [
@@ -106,7 +107,7 @@ class EnsembleScene:
             particle.load_state(own)
 
 
-def joined(shares: Sequence[RenderOutput], cameras: Cameras) -> RenderOutput:
+def joined(shares: Sequence[RenderOutput]) -> RenderOutput:
     """The renders of consecutive blocks of ``cameras`` as one."""
     images: dict[str, Any] = {}
     for one in fields(RenderOutput):
@@ -115,14 +116,5 @@ def joined(shares: Sequence[RenderOutput], cameras: Cameras) -> RenderOutput:
             images[one.name] = None if values[0] is None else torch.cat(values)
     packed = [share.samples for share in shares if share.samples is not None]
     if len(packed) == len(shares):
-        images["samples"] = _joined_samples(packed, len(cameras) * cameras.height * cameras.width)
+        images["samples"] = joined_samples(packed)
     return RenderOutput(**images)
-
-
-def _joined_samples(packed: Sequence[Samples], rays: int) -> Samples:
-    moved, before = [], 0
-    for samples in packed:
-        moved.append(replace(samples, ray=samples.ray + before))
-        before += samples.rays
-    names = [one.name for one in fields(Samples) if one.name != "rays"]
-    return Samples(**{name: torch.cat([getattr(one, name) for one in moved]) for name in names}, rays=rays)

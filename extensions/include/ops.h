@@ -2,6 +2,7 @@
 // library a C function df_<name>, CUDA a kernel of this name.
 #pragma once
 #include "hashgrid.h"
+#include "march.h"
 #include "mlp.h"
 
 #define DF_OPS(OP)                          \
@@ -9,4 +10,11 @@
     OP(hashgrid_grad_table, HashGridArgs)   \
     OP(hashgrid_grad_points, HashGridArgs)  \
     OP(mlp_forward, MlpArgs)                \
-    OP(mlp_backward, MlpArgs)
+    OP(mlp_backward, MlpArgs)               \
+    OP(march_pack, MarchArgs)               \
+    OP(march_count, MarchArgs)              \
+    OP(march_fill, MarchArgs)               \
+    OP(march_keep_count, RenderArgs)        \
+    OP(march_keep, RenderArgs)              \
+    OP(march_render, RenderArgs)            \
+    OP(march_render_backward, RenderArgs)
