@@ -20,7 +20,7 @@ FLAGS = {
 }
 LIBRARIES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
 TESTS = {
-    "address": ["tests/test_hashgrid.py", "tests/test_mlp.py", "tests/test_cuda_kernels.py"],
+    "address": ["tests/test_hashgrid.py", "tests/test_mlp.py", "tests/test_march.py", "tests/test_cuda_kernels.py"],
     "thread": ["tests/test_cuda_kernels.py"],
 }
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import data
-from dreamforge.ops import cuda, hashgrid, mlp
+from dreamforge.ops import cuda, hashgrid, march, mlp
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.native import Level
 from dreamforge.types import DreamforgeError
@@ -115,3 +115,23 @@ def test_the_perceptrons_logic_is_that_of_the_cpu(
         found.append([out.detach(), *torch.autograd.grad(out, given, pull)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_rays_logic_is_that_of_the_cpu(on_host: None) -> None:
+    draws = torch.Generator().manual_seed(0)
+    origins = torch.randn(150, 3, generator=draws)
+    directions = torch.nn.functional.normalize(torch.rand(150, 3, generator=draws) - 0.5 - origins, dim=-1)
+    occupancy, shift = torch.rand(7, 7, 7, generator=draws) > 0.5, torch.rand(150, generator=draws)
+    found: list[list[Tensor]] = []
+    for level in ("cuda", None):
+        packed = march.sample_native(origins, directions, occupancy, 1.0, 0.05, shift, level)
+        draws.manual_seed(1)
+        density = (40 * torch.rand(len(packed.t), generator=draws)).requires_grad_()
+        values = torch.rand(len(packed.t), 3, generator=draws).requires_grad_()
+        sums, weights = march.render_native(packed, density, values, 0.05, level)
+        grads = torch.autograd.grad(sums.square().sum() + weights.square().sum(), [density, values])
+        index, first = march.visible_native(packed, density, 0.05, 1e-2, level)
+        found.append([packed.ray, packed.t, packed.position, sums.detach(), weights.detach(), *grads, index, first])
+    assert 0 < len(found[0][-2]) < len(found[0][0])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
