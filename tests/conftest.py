@@ -21,6 +21,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def core() -> None:
+    """The compiled core is there, or the test is skipped; in CI it must be."""
+    from dreamforge.ops import native
+    from tests.tools import require_tool
+
+    found = native.loaded()
+    require_tool(not isinstance(found, str), str(found))
+
+
+@pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is in the local cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -72,7 +72,7 @@ def test_the_launch_layer_has_warps_barriers_shared_memory_and_atomic_sums(host:
 
 
 @pytest.fixture
-def on_host(host: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_host(core: None, host: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations that are asked for tensors on the CPU launch CUDA kernels on the host in place of the CPU's driver."""
 
     def launch(file: str, name: str, device: torch.device, grid: tuple[int, int], args: Any) -> None:

@@ -10,6 +10,7 @@ from dreamforge.ops import native
 from dreamforge.ops.hashgrid import HashGrid, encode, encode_native, encode_reference, vertex_rows
 from dreamforge.types import DreamforgeError
 from tests.agreement import assert_agrees
+from tests.tools import levels
 
 SMALL = HashGrid(levels=3, features=2, log2_entries=9, base=4, growth=2.0)  # 64 and 512 dense entries, then 512 hashed
 
@@ -62,7 +63,8 @@ def test_reference_gradients_by_finite_differences() -> None:
 
 
 GRIDS = [SMALL, HashGrid(4, 4, 10, 3, 1.7), HashGrid(2, 1, 19, 16, 2.0), HashGrid(3, 8, 8, 2, 2.0)]
-LEVELS = range(native.core().level + 1)  # of instructions, all that this machine has
+LEVELS = levels()
+pytestmark = pytest.mark.usefixtures("core")
 
 
 def draw(*shape: int, seed: int = 2) -> Tensor:

@@ -13,7 +13,7 @@ from tests.tools import require_tool
 GRID = HashGrid(6, 2, 12, 5, 1.6)
 
 
-def test_values_are_those_of_drjit() -> None:
+def test_values_are_those_of_drjit(core: None) -> None:
     """Level by level: it pads a level's entries to others than tiny-cuda-nn does. Inside, where neither wraps."""
     require_tool(importlib.util.find_spec("drjit"), "drjit is not installed")
     require_tool(find_library("LLVM") or list(Path("/usr/lib").glob("*/libLLVM*.so*")), "libLLVM is not installed")

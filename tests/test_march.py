@@ -1,5 +1,6 @@
 """Occupancy, ray marching and compositing against closed forms and a slow loop."""
 
+import importlib.util
 import math
 
 import pytest
@@ -30,8 +31,10 @@ from dreamforge.ops.march import (
 )
 from dreamforge.types import DreamforgeError
 from tests.agreement import assert_agrees
+from tests.tools import levels, require_tool
 
-LEVELS = range(native.core().level + 1)  # of instructions, all that this machine has
+LEVELS = levels()
+pytestmark = pytest.mark.usefixtures("core")
 at_every_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: native.LEVELS[level])
 
 
@@ -343,3 +346,26 @@ def test_what_does_not_fit_is_told() -> None:
     for step in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(DreamforgeError, match="lengths above 0"):
             sample(origins, directions, full, 1.0, step, shift)
+
+
+def test_weights_are_those_of_nerfacc() -> None:
+    """Its batched functions run without CUDA: rays with equally many samples (nerfacc 0.5.3, MIT)."""
+    require_tool(importlib.util.find_spec("nerfacc"), "nerfacc is not installed")
+    from nerfacc import accumulate_along_rays, render_weight_from_density
+
+    draws = torch.Generator().manual_seed(0)
+    t = torch.arange(12) * 0.05 + torch.rand(40, 1, generator=draws)
+    density, values = 20 * torch.rand(40, 12, generator=draws), torch.rand(40, 12, 3, generator=draws)
+    given = [density.clone().requires_grad_(), values.clone().requires_grad_()]
+    weights, _, _ = render_weight_from_density(t - 0.025, t + 0.025, given[0])
+    theirs = torch.cat([accumulate_along_rays(weights, one) for one in (given[1], None, t[..., None])], -1)
+    packed = Packed(
+        torch.arange(40).repeat_interleave(12), t.flatten(), torch.zeros(480, 3), ops.offsets(torch.full((40,), 12))
+    )
+    own = [density.flatten().requires_grad_(), values.view(-1, 3).requires_grad_()]
+    sums, mine = render_native(packed, *own, 0.05)
+    torch.testing.assert_close(mine.view(40, 12), weights, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(sums, theirs, rtol=1e-4, atol=1e-6)
+    pull = torch.randn(40, 5, generator=draws)
+    for ours, other in zip(torch.autograd.grad(sums, own, pull), torch.autograd.grad(theirs, given, pull), strict=True):
+        torch.testing.assert_close(ours.view_as(other), other, rtol=1e-3, atol=1e-5)

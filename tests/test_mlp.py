@@ -11,8 +11,10 @@ from dreamforge.ops import native
 from dreamforge.ops.mlp import CHUNK, agrees, fused_mlp, init, mlp_native, mlp_reference
 from dreamforge.types import DreamforgeError
 from tests.agreement import assert_agrees
+from tests.tools import levels
 
-LEVELS = range(native.core().level + 1)  # of instructions, all that this machine has
+LEVELS = levels()
+pytestmark = pytest.mark.usefixtures("core")
 at_every_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: native.LEVELS[level])
 
 

@@ -26,10 +26,10 @@ def absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     native.loaded.cache_clear()
 
 
-def test_the_core_is_there_and_is_told_about_torchs_threads() -> None:
-    core = native.core()
-    assert core.sources == native.hash_of(Path(__file__).parents[1] / "extensions")
-    assert core.threads and 0 <= core.level < len(native.LEVELS)
+def test_the_core_is_there_and_is_told_about_torchs_threads(core: None) -> None:
+    found = native.core()
+    assert found.sources == native.hash_of(Path(__file__).parents[1] / "extensions")
+    assert found.threads and 0 <= found.level < len(native.LEVELS)
     assert {one.op for one in backends()} == set(OPS)
     assert all(one.backend == "native" and "instructions" in one.why for one in backends() if one.device == "cpu")
 
@@ -45,7 +45,7 @@ def test_without_a_core_the_reference_answers_and_says_so(absent: None) -> None:
     assert "slow" in line.text and "compiler" in line.text
 
 
-def test_a_core_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_core_of_other_sources_is_not_used(core: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "hash_of", lambda sources: "another")
     native.loaded.cache_clear()
     try:
@@ -60,7 +60,7 @@ def test_a_damaged_core_is_told(absent: None) -> None:
     assert "cannot be loaded" in str(native.loaded())
 
 
-def test_wrong_backends_are_told() -> None:
+def test_wrong_backends_are_told(core: None) -> None:
     grid = HashGrid(1, 3, 8, 4, 2.0)  # three features: no kernel
     x, table = torch.rand(5, 3), grid.table(torch.Generator().manual_seed(0))
     assert encode(x, table, grid).shape == (5, 3)
@@ -93,7 +93,7 @@ def test_kernels_that_disagree_on_a_gpu_are_not_used(monkeypatch: pytest.MonkeyP
     dispatch._trusted.cache_clear()
 
 
-def test_the_comparison_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from dreamforge.ops import hashgrid
 
     assert agrees(CPU)
@@ -102,7 +102,7 @@ def test_the_comparison_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) ->
     assert not agrees(CPU)
 
 
-def test_work_goes_to_the_pool_that_was_lent() -> None:
+def test_work_goes_to_the_pool_that_was_lent(core: None) -> None:
     """Three threads are offered: the pool is asked for three shares, whoever comes takes tasks, and none is left."""
     body = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     asked = []
@@ -122,9 +122,8 @@ def test_work_goes_to_the_pool_that_was_lent() -> None:
     grid = HashGrid(3, 2, 9, 4, 2.0)
     x, table = torch.rand(100, 3), grid.table(torch.Generator().manual_seed(0))
     before = encode(x, table, grid, backend="native")
-    core = native.core()
     try:
-        core.library.df_use_threads(pool, threads)
+        native.core().library.df_use_threads(pool, threads)
         assert torch.equal(encode(x, table, grid, backend="native"), before) and asked == [(0, 3, 1)]
     finally:
         native.Core(native.LIBRARY)  # lends torch's again

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from dreamforge.ops import native
+
 GLTF_VALIDATOR = "2.0.0-dev.3.10"  # the version of the npm package that CI installs
 
 
@@ -19,6 +21,12 @@ def require_tool(present: object, reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{reason} (the environment variable CI is set, so it must be there)")
     pytest.skip(reason)
+
+
+def levels() -> list[int]:
+    """The levels of instructions that the compiled core has for this machine; none without a core."""
+    found = native.loaded()
+    return [] if isinstance(found, str) else list(range(found.level + 1))
 
 
 def gltf_reports(*paths: Path) -> list[dict[str, Any]]:

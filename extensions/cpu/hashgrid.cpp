@@ -10,10 +10,12 @@ namespace DF_LEVEL {
 constexpr int CORNERS = 8;
 constexpr int64_t CHUNK = 1 << 14;  // points of a task
 
-// The rows of the corners around W points, and how far these are in their cells.
+// The rows of the corners around W points, and how far these are in their cells. In a dense level whose border is far
+// the corners c and c + 1 of an even c, neighbours along x, are `neighbours` in the table too.
 struct Cells {
     Words row[CORNERS];
     Floats fraction[3];
+    bool neighbours;
 };
 
 DF_BODY Cells find(const HashGridArgs& args, int64_t first, const GridLevel& level) {
@@ -23,6 +25,7 @@ DF_BODY Cells find(const HashGridArgs& args, int64_t first, const GridLevel& lev
         locate(points_at(args.axes + axis * args.points, first, args.points), level.scale, vertex[axis],
                cells.fraction[axis]);
     for (int c = 0; c < CORNERS; ++c) cells.row[c] = corner_row(c, vertex, level);
+    cells.neighbours = false;
     if (level.hashed) {  // 2^T entries
         for (Words& row : cells.row) row &= level.entries - 1;
         return cells;
@@ -30,9 +33,28 @@ DF_BODY Cells find(const HashGridArgs& args, int64_t first, const GridLevel& lev
     // The division is slow, and only points at the upper border or outside of [0, 1] need it.
     Ints over = cells.row[0] >= level.entries;
     for (int c = 1; c < CORNERS; ++c) over |= cells.row[c] >= level.entries;
-    if (any(over))
+    cells.neighbours = !any(over);
+    if (!cells.neighbours)
         for (Words& row : cells.row) row %= level.entries;
     return cells;
+}
+
+// The sums of two features where corners are neighbours: one load for both ends of an edge along x.
+DF_BODY void encode_pairs(const float* table, const Cells& cells, Floats (&sum)[2]) {
+    alignas(64) uint32_t row[4][W];
+    alignas(64) float across[4][W], along[W], found[2][W];
+    for (int e = 0; e < 4; ++e) {
+        store(row[e], cells.row[2 * e]);
+        store(across[e], side(2 * e, 2, cells.fraction[2]) * side(2 * e, 1, cells.fraction[1]));
+    }
+    store(along, cells.fraction[0]);
+    for (int p = 0; p < W; ++p) {
+        Four edge = across[0][p] * load<Four>(table + 2 * int64_t(row[0][p]));
+        for (int e = 1; e < 4; ++e) edge += across[e][p] * load<Four>(table + 2 * int64_t(row[e][p]));
+        found[0][p] = edge[0] + along[p] * (edge[2] - edge[0]);
+        found[1][p] = edge[1] + along[p] * (edge[3] - edge[1]);
+    }
+    for (int f = 0; f < 2; ++f) sum[f] = load<Floats>(found[f]);
 }
 
 template <int F, class T>
@@ -43,6 +65,12 @@ void encode_level(const HashGridArgs& args, int number, int64_t first, int64_t e
     for (int64_t i = first; i < end; i += W) {
         Cells cells = find(args, i, level);
         Floats sum[F] = {};
+        if constexpr (F == 2 && sizeof(T) == 4)
+            if (cells.neighbours) {
+                encode_pairs(table, cells, sum);
+                for (int f = 0; f < F; ++f) store_points(out + f * args.points, i, args.points, sum[f]);
+                continue;
+            }
         for (int c = 0; c < CORNERS; ++c) {
             Floats weight = corner_weight(c, cells.fraction), value[F];
             gather_rows<F, T>(table, cells.row[c], value);
@@ -93,9 +121,23 @@ void scatter_level(const HashGridArgs& args, int number, uint32_t from, uint32_t
         for (int f = 0; f < F; ++f) pulls |= (given[f] = points_at(grad + f * args.points, i, args.points)) != 0.0f;
         if (!any(pulls)) continue;
         Cells cells = find(args, i, level);
+        for (int c = 0; c < CORNERS; ++c) store(row[c], cells.row[c] - from);
+        if constexpr (F == 2)
+            if (cells.neighbours) {  // both ends of an edge along x at once; behind the last point zeros are added
+                for (int c = 0; c < CORNERS; c += 2) {
+                    Floats low = corner_weight(c, cells.fraction), high = corner_weight(c + 1, cells.fraction);
+                    for_quads(low * given[0], low * given[1], high * given[0], high * given[1], [&](int p, Four quad) {
+                        float* entry = out + 2 * int64_t(row[c][p]);
+                        if (all) return store(entry, load<Four>(entry) + quad);
+                        if (row[c][p] < to - from) store(entry, load<Two>(entry) + Two{quad[0], quad[1]});
+                        entry = out + 2 * int64_t(row[c + 1][p]);
+                        if (row[c + 1][p] < to - from) store(entry, load<Two>(entry) + Two{quad[2], quad[3]});
+                    });
+                }
+                continue;
+            }
         for (int c = 0; c < CORNERS; ++c) {
             Floats weight = corner_weight(c, cells.fraction);
-            store(row[c], cells.row[c] - from);
             if constexpr (F == 2)
                 store_pairs(pull[c], weight * given[0], weight * given[1]);
             else
@@ -107,7 +149,10 @@ void scatter_level(const HashGridArgs& args, int number, uint32_t from, uint32_t
             for (int c = 0; c < CORNERS; ++c)
                 if (all || row[c][p] < to - from) {
                     float* entry = out + int64_t(row[c][p]) * F;
-                    for (int f = 0; f < F; ++f) entry[f] += pull[c][p * F + f];
+                    if constexpr (F == 2)
+                        store(entry, load<Two>(entry) + load<Two>(pull[c] + 2 * p));
+                    else
+                        for (int f = 0; f < F; ++f) entry[f] += pull[c][p * F + f];
                 }
     }
 }

@@ -14,7 +14,7 @@ constexpr int V = 3, ROWS = 8;  // 24 sums in 32 registers
 constexpr int V = 3, ROWS = 4;  // 12 sums in 16 registers
 #endif
 constexpr int BLOCK = V * W;  // points
-static_assert(MLP_CHUNK % BLOCK == 0 && MLP_WIDTH % (2 * W) == 0, "whole blocks, whole vectors");
+static_assert(MLP_CHUNK % BLOCK == 0 && MLP_WIDTH % W == 0, "whole blocks, whole vectors");
 
 // One number of each point of a block in every row.
 typedef Floats Row[V];
@@ -67,9 +67,12 @@ void mlp_forward(const MlpArgs& args) {
 
 // columns[p][i] = rows[i][p], with zeros to a whole number of vectors.
 static void transpose(const Row* rows, int count, float (*columns)[MLP_WIDTH], int padded) {
-    for (int i = 0; i < padded; ++i)
+    const Floats zeros{};
+    for (int i = 0; i < padded; i += 4)
         for (int v = 0; v < V; ++v)
-            for (int p = 0; p < W; ++p) columns[v * W + p][i] = i < count ? rows[i][v][p] : 0.0f;
+            for_quads(i < count ? rows[i][v] : zeros, i + 1 < count ? rows[i + 1][v] : zeros,
+                      i + 2 < count ? rows[i + 2][v] : zeros, i + 3 < count ? rows[i + 3][v] : zeros,
+                      [&](int p, Four quad) { store(&columns[v * W + p][i], quad); });
 }
 
 // sums[r][i] += pulls' row r times the column i of the inputs, over the points of a block; R rows, N vectors of columns.
@@ -90,15 +93,21 @@ DF_BODY void some_sums(const Row* pulls, const float (*columns)[MLP_WIDTH], int 
         for (int n = 0; n < N; ++n) store(sums + r * stride + i + n * W, sum[r][n]);
 }
 
-static void all_sums(const Row* pulls, int rows, const float (*columns)[MLP_WIDTH], int padded, float* sums) {
-    for (int i = 0; i < padded; i += 2 * W) {
-        int r = 0;
-        for (; r + ROWS <= rows; r += ROWS) some_sums<ROWS, 2>(pulls + r, columns, i, sums + r * padded, padded);
-        for (; r < rows; ++r) some_sums<1, 2>(pulls + r, columns, i, sums + r * padded, padded);
-    }
+template <int N>
+static void sums_across(const Row* pulls, int rows, const float (*columns)[MLP_WIDTH], int i, int padded, float* sums) {
+    int r = 0;
+    for (; r + ROWS <= rows; r += ROWS) some_sums<ROWS, N>(pulls + r, columns, i, sums + r * padded, padded);
+    for (; r + 2 <= rows; r += 2) some_sums<2, N>(pulls + r, columns, i, sums + r * padded, padded);
+    for (; r < rows; ++r) some_sums<1, N>(pulls + r, columns, i, sums + r * padded, padded);
 }
 
-static int pad(int width) { return (width + 2 * W - 1) / (2 * W) * (2 * W); }
+static void all_sums(const Row* pulls, int rows, const float (*columns)[MLP_WIDTH], int padded, float* sums) {
+    int i = 0;
+    for (; i + 2 * W <= padded; i += 2 * W) sums_across<2>(pulls, rows, columns, i, padded, sums);
+    if (i < padded) sums_across<1>(pulls, rows, columns, i, padded, sums);
+}
+
+static int pad(int width) { return (width + W - 1) / W * W; }
 
 void mlp_backward(const MlpArgs& args) {
     int64_t offset[MLP_LAYERS + 1] = {}, place[MLP_LAYERS + 1] = {};  // of a layer's weights; of its padded sums

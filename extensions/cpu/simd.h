@@ -122,6 +122,37 @@ DF_BODY void store_pairs(float* to, Floats a, Floats b) {
 #endif
 }
 
+typedef float Two __attribute__((vector_size(8)));
+typedef float Four __attribute__((vector_size(16)));
+
+// Calls each(i, {a[i], b[i], c[i], d[i]}) for every lane i, in an order that is always the same.
+template <class Each>
+DF_BODY void for_quads(Floats a, Floats b, Floats c, Floats d, const Each& each) {
+#if defined(__AVX512F__)
+    __m512 ab[2] = {_mm512_unpacklo_ps((__m512)a, (__m512)b), _mm512_unpackhi_ps((__m512)a, (__m512)b)};
+    __m512 cd[2] = {_mm512_unpacklo_ps((__m512)c, (__m512)d), _mm512_unpackhi_ps((__m512)c, (__m512)d)};
+    for (int k = 0; k < 4; ++k) {
+        __m512d one = _mm512_castps_pd(ab[k / 2]), two = _mm512_castps_pd(cd[k / 2]);
+        __m512 quad = _mm512_castpd_ps(k % 2 ? _mm512_unpackhi_pd(one, two) : _mm512_unpacklo_pd(one, two));
+        each(k, (Four)_mm512_castps512_ps128(quad));
+        each(4 + k, (Four)_mm512_extractf32x4_ps(quad, 1));
+        each(8 + k, (Four)_mm512_extractf32x4_ps(quad, 2));
+        each(12 + k, (Four)_mm512_extractf32x4_ps(quad, 3));
+    }
+#elif defined(__AVX2__)
+    __m256 ab[2] = {_mm256_unpacklo_ps((__m256)a, (__m256)b), _mm256_unpackhi_ps((__m256)a, (__m256)b)};
+    __m256 cd[2] = {_mm256_unpacklo_ps((__m256)c, (__m256)d), _mm256_unpackhi_ps((__m256)c, (__m256)d)};
+    for (int k = 0; k < 4; ++k) {
+        __m256d one = _mm256_castps_pd(ab[k / 2]), two = _mm256_castps_pd(cd[k / 2]);
+        __m256 quad = _mm256_castpd_ps(k % 2 ? _mm256_unpackhi_pd(one, two) : _mm256_unpacklo_pd(one, two));
+        each(k, (Four)_mm256_castps256_ps128(quad));
+        each(4 + k, (Four)_mm256_extractf128_ps(quad, 1));
+    }
+#else
+    for (int i = 0; i < W; ++i) each(i, Four{a[i], b[i], c[i], d[i]});
+#endif
+}
+
 DF_BODY int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // W points from `first` on of a row of which `points` are there; behind the last one stand zeros.
