@@ -104,15 +104,14 @@ void pull_points(const HashGridArgs& args, int number, int64_t first, int64_t en
     }
 }
 
-// The entries [from, to) of one level belong to this task alone, and take what the points bring in their order: so
+// The entries [from, to) of one level, or ALL, belong to this task alone, and take what the points bring in their order: so
 // the sum does not depend on the number of threads.
-template <int F>
+template <int F, bool ALL>
 void scatter_level(const HashGridArgs& args, int number, uint32_t from, uint32_t to) {
     const GridLevel level = args.levels[number];
     const float* grad = args.grad + number * F * args.points;
     float* out = args.out + (int64_t(level.first) + from) * F;
     __builtin_memset(out, 0, sizeof(float) * F * (to - from));
-    const bool all = from == 0 && to == level.entries;
     alignas(64) uint32_t row[CORNERS][W];
     alignas(64) float pull[CORNERS][W * F];  // of each corner the F numbers of each point
     for (int64_t i = 0; i < args.points; i += W) {
@@ -128,7 +127,7 @@ void scatter_level(const HashGridArgs& args, int number, uint32_t from, uint32_t
                     Floats low = corner_weight(c, cells.fraction), high = corner_weight(c + 1, cells.fraction);
                     for_quads(low * given[0], low * given[1], high * given[0], high * given[1], [&](int p, Four quad) {
                         float* entry = out + 2 * int64_t(row[c][p]);
-                        if (all) return store(entry, load<Four>(entry) + quad);
+                        if constexpr (ALL) return store(entry, load<Four>(entry) + quad);
                         if (row[c][p] < to - from) store(entry, load<Two>(entry) + Two{quad[0], quad[1]});
                         entry = out + 2 * int64_t(row[c + 1][p]);
                         if (row[c + 1][p] < to - from) store(entry, load<Two>(entry) + Two{quad[2], quad[3]});
@@ -147,7 +146,7 @@ void scatter_level(const HashGridArgs& args, int number, uint32_t from, uint32_t
         const int points = int(least(W, args.points - i));
         for (int p = 0; p < points; ++p)
             for (int c = 0; c < CORNERS; ++c)
-                if (all || row[c][p] < to - from) {
+                if (ALL || row[c][p] < to - from) {
                     float* entry = out + int64_t(row[c][p]) * F;
                     if constexpr (F == 2)
                         store(entry, load<Two>(entry) + load<Two>(pull[c] + 2 * p));
@@ -182,11 +181,12 @@ struct Encode {
 template <int F>
 struct GradTable {
     static void run(const HashGridArgs& args) {
-        const int64_t parts = (2 * thread_total() - 1) / args.count + 1;  // one, unless there are many threads
+        const int64_t parts = (2 * thread_total() - 2) / args.count + 1;  // one, unless there are many threads
         parallel(args.count * parts, [&](int64_t task) {
             const int level = int(task / parts);
             const int64_t part = task % parts, entries = args.levels[level].entries;
-            scatter_level<F>(args, level, uint32_t(entries * part / parts), uint32_t(entries * (part + 1) / parts));
+            const uint32_t from = uint32_t(entries * part / parts), to = uint32_t(entries * (part + 1) / parts);
+            parts == 1 ? scatter_level<F, true>(args, level, from, to) : scatter_level<F, false>(args, level, from, to);
         });
     }
 };
