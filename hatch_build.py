@@ -15,7 +15,7 @@ SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
 
 class CoreBuildHook(BuildHookInterface):
-    """``dreamforge/_native/dreamforge_core.so``, in the wheel, or for an editable install in the checkout."""
+    """``dreamforge/_native/dreamforge_core.so``, in the wheel and in the checkout."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         name = f"dreamforge_core{SUFFIX}"
@@ -30,10 +30,10 @@ class CoreBuildHook(BuildHookInterface):
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{next(sys_tags()).platform}"
-        if version == "editable":
-            place.parent.mkdir(exist_ok=True)
-            shutil.copy2(library, place)
-        else:
+        # In the checkout too: Python started there finds the package there, whatever is installed.
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy2(library, place)
+        if version != "editable":
             build_data["force_include"][str(library)] = f"dreamforge/_native/{name}"
 
     def build(self, sources: Path, to: Path) -> Path:

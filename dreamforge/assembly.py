@@ -10,6 +10,7 @@ import torch
 from dreamforge.checkpoints import load_optimiser_state, nest, optimiser_state, unnest
 from dreamforge.config import Optimiser, Recipe, Term
 from dreamforge.engine import BuiltTerm
+from dreamforge.optimiser import SceneAdam
 from dreamforge.rng import derive
 from dreamforge.types import DreamforgeError, LearnedGuidance, ParamGroup, Prior, Scene, State
 
@@ -137,5 +138,5 @@ def build_term(term: Term, priors: Priors, seed: int) -> BuiltTerm:
 
 
 def adam(groups: Sequence[ParamGroup], settings: Optimiser) -> torch.optim.Optimizer:
-    """Adam over the groups. One fused kernel: the same bytes every time, and one pass over the memory."""
-    return torch.optim.Adam(list(groups), betas=settings.betas, eps=settings.eps, fused=True)
+    """The optimiser of a scene's or an estimator's groups, as a recipe sets it."""
+    return SceneAdam(groups, settings.betas, settings.eps)

@@ -19,10 +19,8 @@ FLAGS = {
     "thread": "-fsanitize=thread -g",
 }
 LIBRARIES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
-TESTS = {
-    "address": ["tests/test_hashgrid.py", "tests/test_mlp.py", "tests/test_march.py", "tests/test_cuda_kernels.py"],
-    "thread": ["tests/test_cuda_kernels.py"],
-}
+CORE = ["tests/test_adam.py", "tests/test_hashgrid.py", "tests/test_march.py", "tests/test_mlp.py"]
+TESTS = {"address": [*CORE, "tests/test_cuda_kernels.py"], "thread": ["tests/test_cuda_kernels.py"]}
 
 
 def main() -> int:

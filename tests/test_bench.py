@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamforge import bench, checkpoints, cli, config, runs
+from dreamforge import bench, bench_kernels, checkpoints, cli, config, runs
 from dreamforge.bench import LEAST, split
+from dreamforge.bench_kernels import Row
 from dreamforge.config import Recipe
 from dreamforge.priors.mixture import Mixture
 from dreamforge.runs import Interrupted, Listener
@@ -195,9 +196,23 @@ def test_too_few_steps_and_a_stop_are_said(capsys: pytest.CaptureFixture[str]) -
         split(recipe(), STEPS, WARMUP, Listener(stop=lambda: True))
     assert cli.main(["bench", "--prior", "--recipe", "canvas", "--steps", "4", "--json"]) == cli.WRONG_INPUT
     assert "--steps" in json.loads(capsys.readouterr().out)["error"]
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["bench"])
-    assert ended.value.code == cli.WRONG_INPUT and "--prior" in capsys.readouterr().err
+
+
+def test_rows_of_operations_are_a_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {name: lambda name: Row(name, "one", 1.0, 2.5, {"theirs": 4.0}) for name in ("a", "b")}
+    monkeypatch.setattr(bench_kernels, "ROWS", rows)
+    assert cli.main(["bench", "--json"]) == cli.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found] == ["a", "b"]
+    assert found[0] == {"name": "a", "size": "one", "ours_ms": 1.0, "reference_ms": 2.5, "peers_ms": {"theirs": 4.0}}
+    assert cli.main(["bench", "--only", "b"]) == cli.DONE
+    shown = capsys.readouterr().out
+    assert "b (one): ours 1 ms, torch reference 2.5 ms, theirs 4 ms" in shown and "a (one)" not in shown
+    assert "load before" in shown
+    assert cli.main(["bench", "--only", "c"]) == cli.WRONG_INPUT
+    assert cli.main(["bench", "steps=3"]) == cli.WRONG_INPUT
+    said = capsys.readouterr().err
+    assert "--only c was given, but the rows are a, b" in said and "add --prior" in said
 
 
 def test_the_table_adds_up_and_a_busy_machine_is_said(

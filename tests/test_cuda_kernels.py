@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import data
-from dreamforge.ops import cuda, hashgrid, march, mlp
+from dreamforge.ops import adam, cuda, hashgrid, march, mlp
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.native import Level
 from dreamforge.types import DreamforgeError
@@ -135,3 +135,17 @@ def test_the_rays_logic_is_that_of_the_cpu(on_host: None) -> None:
     assert 0 < len(found[0][-2]) < len(found[0][0])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("features", [1, 2, 8])
+def test_sparse_adams_logic_is_that_of_the_cpu(features: int, on_host: None) -> None:
+    found = []
+    for level in ("cuda", None):
+        draws = torch.Generator().manual_seed(0)
+        table, grad, mean, square = (torch.randn(150, features, generator=draws) for _ in range(4))
+        grad[::3] = 0.0
+        half = table.half()
+        adam.sparse_step_native(table, grad, mean, square.abs_(), 0.01, (0.9, 0.99), 1e-15, half, level)
+        found.append([table, grad, mean, square, half])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

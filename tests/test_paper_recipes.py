@@ -69,4 +69,4 @@ def test_the_paper_recipes_name_the_source_of_every_value(name: str) -> None:
 def test_the_paper_recipes_state_all_of_their_scene(name: str) -> None:
     """The scene's own defaults are for runs of some hundred steps."""
     content = OmegaConf.load(config.available()[name])
-    assert set(content.scene) == {"use", *(field.name for field in fields(HashNerf))} - {"background_color"}
+    assert set(content.scene) == {"use", *(field.name for field in fields(HashNerf))} - {"background_color", "backend"}

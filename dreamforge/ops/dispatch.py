@@ -12,7 +12,7 @@ from dreamforge.ops import cuda, native
 from dreamforge.types import DreamforgeError
 
 Backend = Literal["auto", "torch", "native"]
-OPS = ("hashgrid", "mlp", "march")
+OPS = ("hashgrid", "mlp", "march", "adam")
 RAN_ON: dict[str, str] = {}  # operation -> the GPU on which its kernels passed tests.gpu.kernels
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.cameras import rays
+from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.hashgrid import HashGrid, encode
 from dreamforge.ops.march import cell_points, decayed, occupied
 from dreamforge.ops.mlp import fused_mlp, init
@@ -29,6 +30,8 @@ class HashNerf:
     "magic3d": ``blob_scale`` (1 - |p| / ``blob_std``); "dreamfusion": ``blob_scale`` exp(-|p|^2 / (2 ``blob_std``^2));
     Magic3D's values are scale 10, std 0.5, DreamFusion's 5 and 0.2. ``samples`` stand across the 2 metres of the
     volume. The density is looked up in all ``occupancy_cells``^3 cells every ``occupancy_every`` steps.
+    ``sparse_adam``: entries of the table that no sample of a step lies beside rest, with their moments. ``half_table``
+    is read in float16, the table learns in float32. ``backend`` of all operations: "torch" is the readable reference.
     ``background``: "solid" ``background_color``; "learned", one colour that starts there; "environment", a network
     from the ray's direction to a colour. ``normals`` adds rendered normals (four times the work).
     """
@@ -52,6 +55,9 @@ class HashNerf:
     background: Literal["solid", "learned", "environment"] = "solid"
     background_color: tuple[float, float, float] = (0.5, 0.5, 0.5)
     normals: bool = False
+    sparse_adam: bool = False
+    half_table: bool = False
+    backend: Backend = "auto"
     lr_encoding: float = 1e-2
     lr_mlp: float = 1e-2  # DreamFusion in threestudio: 0.01 for the whole geometry; 1e-3 stays foggy for 600 steps
     lr_background: float = 1e-3
@@ -87,6 +93,8 @@ class HashNerfScene:
         draws = generator(seed, "hash_nerf")
         widths = [self.grid.width, *[spec.hidden] * spec.layers, 4]
         self.table = self.grid.table(draws).to(device).requires_grad_()
+        if spec.half_table:
+            self.table.half_copy = self.table.detach().half()  # type: ignore[attr-defined]
         self.weights = [weight.to(device).requires_grad_() for weight in init(widths, draws)]
         self.color = torch.tensor(spec.background_color, dtype=torch.float32, device=device)
         self.sky: list[Tensor] = []
@@ -101,7 +109,8 @@ class HashNerfScene:
     def field(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """``position [N,3]`` in the world -> density ``[N]`` in 1/m and colour ``[N,3]`` as shown."""
         unit = (position * (0.5 / BOUND) + 0.5).clamp(0, 1)
-        (raw,) = fused_mlp(encode(unit, self.table, self.grid), self.weights)
+        encoded = encode(unit, self.table, self.grid, self._half(), self.spec.backend)
+        (raw,) = fused_mlp(encoded, self.weights, backend=self.spec.backend)
         radius = position.square().sum(-1) / self.spec.blob_std**2
         if self.spec.blob == "magic3d":
             blob = self.spec.blob_scale * (1 - radius.sqrt())
@@ -128,6 +137,7 @@ class HashNerfScene:
             step=self.step,
             bound=BOUND,
             normals=self.spec.normals,
+            backend=self.spec.backend,
         )
 
     def _background(self, cameras: Cameras) -> Tensor:
@@ -138,11 +148,14 @@ class HashNerfScene:
         x, y, z = (directions := rays(cameras)[1]).unbind(-1)
         # Real spherical harmonics up to degree 2, without their constants: the network scales them.
         basis = torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, 3 * z * z - 1], -1)
-        return torch.sigmoid(fused_mlp(basis.view(-1, 9), self.sky)[0]).view(directions.shape)
+        return torch.sigmoid(fused_mlp(basis.view(-1, 9), self.sky, backend=self.spec.backend)[0]).view(
+            directions.shape
+        )
 
     def param_groups(self) -> list[ParamGroup]:
+        sparse = {"sparse": self.spec.sparse_adam, "backend": self.spec.backend}
         groups: list[ParamGroup] = [
-            {"params": [self.table], "lr": self.spec.lr_encoding, "name": "encoding"},
+            {"params": [self.table], "lr": self.spec.lr_encoding, "name": "encoding", **sparse},
             {"params": self.weights, "lr": self.spec.lr_mlp, "name": "mlp"},
         ]
         if self.sky:
@@ -151,6 +164,8 @@ class HashNerfScene:
 
     def adapt(self, step: int, seed: int) -> None:
         """Look where the density is now, every ``occupancy_every`` steps."""
+        if self.spec.half_table and not self.spec.sparse_adam:  # which keeps the copy up to date by itself
+            self._renew_half()
         if (step + 1) % self.spec.occupancy_every == 0:
             self._look(generator(seed, "occupancy"), self.spec.occupancy_decay)
 
@@ -181,6 +196,16 @@ class HashNerfScene:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
+        self._renew_half()
+
+    def _half(self) -> Tensor | None:
+        return getattr(self.table, "half_copy", None)
+
+    @torch.no_grad()
+    def _renew_half(self) -> None:
+        half = self._half()
+        if half is not None:
+            half.copy_(self.table)
 
     def _tensors(self) -> State:
         layers = {f"mlp.{number}": weight for number, weight in enumerate(self.weights)}

@@ -45,6 +45,19 @@ DF_BODY Floats floor_of(Floats x) {
 #endif
 }
 
+DF_BODY Floats root_of(Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE4_1__)
+    return (Floats)_mm_sqrt_ps((__m128)x);
+#else
+    for (int i = 0; i < W; ++i) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
+}
+
 // A whole number as an integer; of what does not fit, a NaN too, some integer.
 DF_BODY Words vertex_of(Floats x) {
 #if defined(__AVX512F__)

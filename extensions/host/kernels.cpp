@@ -1,4 +1,5 @@
 // Every CUDA kernel, compiled for the host: see include/launch.h.
+#include "../cuda/adam.cu"
 #include "../cuda/hashgrid.cu"
 #include "../cuda/march.cu"
 #include "../cuda/mlp.cu"

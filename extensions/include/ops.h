@@ -1,11 +1,13 @@
 // Every operation: its name and what it is given. The CPU driver has a function of this name at every SIMD level, the
 // library a C function df_<name>, CUDA a kernel of this name.
 #pragma once
+#include "adam.h"
 #include "hashgrid.h"
 #include "march.h"
 #include "mlp.h"
 
 #define DF_OPS(OP)                          \
+    OP(adam_sparse_step, AdamArgs)          \
     OP(hashgrid_encode, HashGridArgs)       \
     OP(hashgrid_grad_table, HashGridArgs)   \
     OP(hashgrid_grad_points, HashGridArgs)  \
