@@ -21,7 +21,12 @@ from dreamforge.priors.toybox import network_dtype
 from dreamforge.types import DreamforgeError
 
 DISTRIBUTION = "dreamforge3d"
-OPTIONAL = {"nerfacc": "ray marching on CUDA", "gsplat": "Gaussians on CUDA", "xatlas": "unwrapping of textures"}
+OPTIONAL = {
+    "nerfacc": "compositing on CUDA",
+    "tinycudann": "the hash grid on CUDA",
+    "gsplat": "Gaussians on CUDA",
+    "xatlas": "unwrapping of textures",
+}
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 import ctypes
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from dreamforge.doctor import examine
-from dreamforge.ops import backends, cuda, dispatch, native
+from dreamforge.ops import backends, cuda, dispatch, march, native, peers
 from dreamforge.ops.dispatch import OPS, choose
-from dreamforge.ops.hashgrid import HashGrid, agrees, encode
+from dreamforge.ops.hashgrid import HashGrid, agrees, encode, encode_reference
 from dreamforge.types import DreamforgeError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -66,7 +67,9 @@ def test_wrong_backends_are_told(core: None) -> None:
     assert encode(x, table, grid).shape == (5, 3)
     with pytest.raises(DreamforgeError, match="no hashgrid for these types and sizes"):
         encode(x, table, grid, backend="native")
-    with pytest.raises(DreamforgeError, match="backend 'cupy' was given, but auto, torch or native"):
+    with pytest.raises(
+        DreamforgeError, match="backend 'cupy' was given, but one of auto, torch, native, nerfacc, tinycudann"
+    ):
         encode(x, table, grid, backend="cupy")
 
 
@@ -127,3 +130,72 @@ def test_work_goes_to_the_pool_that_was_lent(core: None) -> None:
         assert torch.equal(encode(x, table, grid, backend="native"), before) and asked == [(0, 3, 1)]
     finally:
         native.Core(native.LIBRARY)  # lends torch's again
+
+
+def test_other_libraries_are_asked_by_name_on_cuda_only() -> None:
+    grid = HashGrid(2, 2, 8, 4, 2.0)
+    x, table = torch.rand(5, 3), grid.table(torch.Generator().manual_seed(0))
+    with pytest.raises(DreamforgeError, match="backend tinycudann was asked for, but it runs on CUDA only, not on cpu"):
+        encode(x, table, grid, backend="tinycudann")
+    packed = march.Packed(torch.zeros(1, dtype=torch.long), torch.ones(1), torch.zeros(1, 3), torch.tensor([0, 1]))
+    with pytest.raises(DreamforgeError, match="nerfacc .* on CUDA only"):
+        march.render(packed, torch.ones(1), torch.ones(1, 3), 0.1, "nerfacc")
+    assert torch.equal(encode(x, table, grid, backend="nerfacc"), encode(x, table, grid)), "it has no hash grid"
+    assert choose("march", CUDA, "nerfacc", True, agrees) == "nerfacc"
+    with pytest.raises(DreamforgeError, match=r"tinycudann was asked for, but it cannot be imported.*pip install git"):
+        peers.module("tinycudann", CUDA)
+
+
+def test_tiny_cuda_nn_is_given_our_table_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in with its interface: flat parameters, a configuration, padding by itself."""
+    grid = HashGrid(3, 2, 9, 4, 2.0)
+    asked: list[dict[str, Any]] = []
+
+    class Encoding(torch.nn.Module):
+        def __init__(self, inputs: int, config: dict[str, Any], dtype: torch.dtype) -> None:
+            super().__init__()
+            asked.append({**config, "inputs": inputs, "dtype": dtype})
+            self.params = torch.nn.Parameter(torch.zeros(grid.rows * grid.features))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return encode_reference(x, self.params.view(grid.rows, grid.features), grid)
+
+    monkeypatch.setattr(peers, "module", lambda name, device: SimpleNamespace(Encoding=Encoding))
+    peers._encoding.cache_clear()
+    x, table = torch.rand(50, 3), grid.table(torch.Generator().manual_seed(0)).requires_grad_()
+    out = peers.encode_tinycudann(x, table, grid)
+    assert torch.equal(out, encode_reference(x, table, grid))
+    out.sum().backward()
+    assert table.grad is not None and table.grad.any()
+    assert asked == [{
+        "otype": "HashGrid", "n_levels": 3, "n_features_per_level": 2, "log2_hashmap_size": 9, "base_resolution": 4,
+        "per_level_scale": 2.0, "inputs": 3, "dtype": torch.float32,
+    }]  # fmt: skip
+    peers._encoding.cache_clear()
+    with pytest.raises(DreamforgeError, match="tiny-cuda-nn lays out"):
+        peers.encode_tinycudann(x, torch.zeros(8, 2), HashGrid(1, 2, 3, 2, 2.0))
+    peers._encoding.cache_clear()
+
+
+def test_nerfacc_is_given_our_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own batched functions stand in for those of flat samples, which need CUDA: two rays of three samples."""
+    nerfacc = pytest.importorskip("nerfacc")
+
+    def weights(start: Any, end: Any, density: Any, ray_indices: Any, n_rays: int) -> Any:
+        rows = [one.view(n_rays, 3) for one in (start, end, density)]
+        return [one.flatten() for one in nerfacc.render_weight_from_density(*rows)]
+
+    def sums(weights: Any, values: Any, ray_indices: Any, n_rays: int) -> Any:
+        return nerfacc.accumulate_along_rays(weights.view(n_rays, 3), values.view(n_rays, 3, -1))
+
+    stand_in = SimpleNamespace(render_weight_from_density=weights, accumulate_along_rays=sums)
+    monkeypatch.setattr(peers, "module", lambda name, device: stand_in)
+    ray = torch.tensor([0, 0, 0, 1, 1, 1])
+    packed = march.Packed(ray, torch.rand(6) + 1, torch.zeros(6, 3), torch.tensor([0, 3, 6]))
+    density, values = 30 * torch.rand(6), torch.rand(6, 3)
+    for got, wanted in zip(
+        peers.render_nerfacc(packed, density, values, 0.05),
+        march.render_reference(packed, density, values, 0.05),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)

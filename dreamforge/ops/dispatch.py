@@ -11,7 +11,8 @@ import torch
 from dreamforge.ops import cuda, native
 from dreamforge.types import DreamforgeError
 
-Backend = Literal["auto", "torch", "native"]
+Backend = Literal["auto", "torch", "native", "nerfacc", "tinycudann"]
+PEERS = {"nerfacc": "march", "tinycudann": "hashgrid"}  # other libraries, and the operation that they have
 OPS = ("hashgrid", "mlp", "march", "adam")
 RAN_ON: dict[str, str] = {}  # operation -> the GPU on which its kernels passed tests.gpu.kernels
 
@@ -28,20 +29,25 @@ class Running:
 
 def choose(
     op: str, device: torch.device, backend: Backend, able: bool, agrees: Callable[[torch.device], bool]
-) -> Literal["torch", "native"]:
-    """The backend of a call.
+) -> Backend:
+    """The backend of a call, never "auto", which is also what other libraries mean for operations that they lack.
 
     ``able``: whether the core has kernels for its types and sizes. ``agrees(device)`` compares a small case with the
     reference: it is asked once for each GPU before "auto" trusts kernels there. Raises DreamforgeError where the named
     backend cannot.
     """
+    if backend in PEERS:
+        if PEERS[backend] == op:
+            return backend
+        backend = "auto"
     if backend == "torch" or (backend == "auto" and not able):
         return "torch"
     missing = _missing(device.type)
     if backend == "auto":
         return "native" if not missing and (device.type == "cpu" or _trusted(op, device, agrees)) else "torch"
     if backend != "native":
-        raise DreamforgeError(f"backend '{backend}' was given, but auto, torch or native is expected: choose one.")
+        expected = ", ".join(["auto", "torch", "native", *PEERS])
+        raise DreamforgeError(f"backend '{backend}' was given, but one of {expected} is expected: choose one.")
     if not able:
         raise DreamforgeError(
             f"backend native was asked for, but the core has no {op} for these types and sizes: use float32 and the "

@@ -9,7 +9,7 @@ the XOR of (x, y, z) * (1, 2654435761, 805459861), always modulo the entries.
 import ctypes
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from dreamforge.ops import cuda, native
 from dreamforge.ops.dispatch import Backend, choose
+from dreamforge.ops.peers import encode_tinycudann
 from dreamforge.types import DreamforgeError
 
 WIDTHS = (1, 2, 4, 8)  # features for which there is a kernel
@@ -58,12 +59,13 @@ class HashGrid:
         """Numbers that a point is encoded in."""
         return self.levels * self.features
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows of the table ``[rows, features]``."""
         last = self.grids()[-1]
         return last.first + last.entries
 
+    @cache  # noqa: B019
     def grids(self) -> tuple[Level, ...]:
         """Every level from coarse to fine."""
         grids: list[Level] = []
@@ -98,8 +100,11 @@ def encode(x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None,
             f"[{grid.rows}, {grid.features}]; use a table made by HashGrid.table."
         )
     able = x.dtype == table.dtype == torch.float32 and grid.features in WIDTHS
-    if choose("hashgrid", x.device, backend, able, agrees) == "torch":
+    chosen = choose("hashgrid", x.device, backend, able, agrees)
+    if chosen == "torch":
         return encode_reference(x, table, grid, half)
+    if chosen == "tinycudann":
+        return encode_tinycudann(x, table, grid)
     return encode_native(x, table, grid, half)
 
 
