@@ -27,7 +27,9 @@ TINY = ["--tiny", "--device", "cpu"]
 CHECKOUT = Path(__file__).parent.parent
 
 
-def bare(site: Path, names: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def bare(
+    site: Path, names: Sequence[str], *arguments: str, module: str = "tests.gpu.priors"
+) -> subprocess.CompletedProcess[str]:
     """The command where nothing is installed but the distributions ``names``, which ``site`` gets links to."""
     site.mkdir()
     for name in names:
@@ -36,7 +38,7 @@ def bare(site: Path, names: Sequence[str], *arguments: str) -> subprocess.Comple
             if not (site / top).exists():
                 (site / top).symlink_to(Path(str(one.locate_file(top))))
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-S", "-m", "tests.gpu.priors", *arguments]  # -S: without the usual site-packages
+    command = [sys.executable, "-S", "-m", module, *arguments]  # -S: without the usual site-packages
     return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, env=environment)
 
 
