@@ -128,3 +128,18 @@ def test_normals_on_request() -> None:
     assert normal is not None and normal[0, 8, 8].norm().item() == pytest.approx(1.0, abs=1e-5)
     position = around(1).camera_to_world[0, :3, 3]
     assert normal[0, 8, 8] @ torch.nn.functional.normalize(position, dim=0) > 0.9
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 1), (1, 5)])
+def test_the_smallest_pictures(width: int, height: int) -> None:
+    """One pixel, one row, one column; with everything to see and with nothing."""
+    scene = HashNerf(levels=2, log2_entries=8, finest=16, samples=16, occupancy_cells=8).build(0)
+    cameras = orbit(torch.tensor([0.0]), torch.zeros(1), 3.0, 0.2, height, width)
+    seen = scene.render(cameras, torch.zeros(3))
+    assert seen.rgb.shape == (1, height, width, 3) and seen.alpha.isfinite().all() and seen.alpha.max() > 0.1
+    seen.rgb.sum().backward()
+    assert scene.table.grad is not None and scene.table.grad.any()
+    scene.opacity.zero_()
+    empty = scene.render(cameras, torch.ones(3))
+    assert not empty.alpha.any() and (empty.rgb == 1).all() and not empty.depth.any()
+    (empty.rgb.sum() + scene.table.sum() * 0).backward()

@@ -62,6 +62,18 @@ def test_reference_gradients_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda p, f: encode_reference(p, f, SMALL), (inside, features))
 
 
+def test_the_references_second_derivatives_by_finite_differences() -> None:
+    """What native kernels leave out: they are the reference's alone. Inside cells, where the encoding is smooth."""
+    grid = HashGrid(levels=2, features=1, log2_entries=6, base=3, growth=2.0)
+    inside = (torch.tensor([[0.33, 0.41, 0.21], [0.62, 0.37, 0.47]], dtype=torch.float64)).requires_grad_()
+    features = table(grid, torch.float64).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda p, f: encode_reference(p, f, grid), (inside, features))
+    with pytest.raises(RuntimeError, match=r"once_differentiable|differentiated twice"):
+        given = points(4).requires_grad_()
+        (first,) = torch.autograd.grad(encode_native(given, table(SMALL), SMALL).sum(), given, create_graph=True)
+        first.sum().backward()
+
+
 GRIDS = [SMALL, HashGrid(4, 4, 10, 3, 1.7), HashGrid(2, 1, 19, 16, 2.0), HashGrid(3, 8, 8, 2, 2.0)]
 LEVELS = levels()
 pytestmark = pytest.mark.usefixtures("core")
