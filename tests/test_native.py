@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamforge.doctor import examine
-from dreamforge.ops import backends, cuda, dispatch, march, native, peers
+from dreamforge.ops import adam, backends, cuda, dispatch, hashgrid, march, mlp, native, peers
 from dreamforge.ops.dispatch import OPS, choose
 from dreamforge.ops.hashgrid import HashGrid, agrees, encode, encode_reference
 from dreamforge.types import DreamforgeError
@@ -95,12 +95,26 @@ def test_kernels_that_disagree_on_a_gpu_are_not_used(monkeypatch: pytest.MonkeyP
 
 
 def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dreamforge.ops import hashgrid
-
     assert agrees(CPU)
     right = hashgrid.encode_native
     monkeypatch.setattr(hashgrid, "encode_native", lambda *given: 1.01 * right(*given))
     assert not agrees(CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("adam_sparse_step", adam.AdamArgs),
+        ("hashgrid_encode", hashgrid.HashGridArgs),
+        ("march_fill", march.MarchArgs),
+        ("march_render", march.RenderArgs),
+        ("mlp_backward", mlp.MlpArgs),
+    ],
+)
+def test_arguments_are_laid_out_as_in_the_core(name: str, args: type[ctypes.Structure], core: None) -> None:
+    size = getattr(native.core().library, f"df_size_{name}")
+    size.restype = ctypes.c_int64
+    assert size() == ctypes.sizeof(args)
 
 
 def test_work_goes_to_the_pool_that_was_lent(core: None) -> None:

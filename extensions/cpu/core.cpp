@@ -93,3 +93,8 @@ EXPORT void df_use_threads(void* parallel_for, void* thread_count) {
     EXPORT void df_##name(int, const dreamforge::Args* args) { dreamforge::baseline::name(*args); }
 #endif
 DF_OPS(DEFINE)
+
+// The bytes of an operation's arguments, for a test of their mirror in Python.
+#define SIZE(name, Args) \
+    EXPORT int64_t df_size_##name() { return sizeof(dreamforge::Args); }
+DF_OPS(SIZE)
