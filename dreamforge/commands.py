@@ -171,9 +171,8 @@ def bench(options: argparse.Namespace) -> Outcome:
     for row in rows(options.only):
         found.append(asdict(row))
         peers = "".join(f", {name} {ms:g} ms" for name, ms in row.peers_ms.items())
-        lines.append(
-            f"{row.name} ({row.size}): ours {row.ours_ms:g} ms, torch reference {row.reference_ms:g} ms{peers}"
-        )
+        reference = "" if row.reference_ms is None else f", torch reference {row.reference_ms:g} ms"
+        lines.append(f"{row.name} ({row.size}): ours {row.ours_ms:g} ms{reference}{peers}")
     return Outcome(lines, found)
 
 

@@ -200,19 +200,22 @@ def test_too_few_steps_and_a_stop_are_said(capsys: pytest.CaptureFixture[str]) -
 
 def test_rows_of_operations_are_a_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {name: lambda name: Row(name, "one", 1.0, 2.5, {"theirs": 4.0}) for name in ("a", "b")}
+    rows["whole"] = lambda name: Row(name, "all", 5.0, None)
     monkeypatch.setattr(bench_kernels, "ROWS", rows)
     assert cli.main(["bench", "--json"]) == cli.DONE
     found = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in found] == ["a", "b"]
+    assert [row["name"] for row in found] == ["a", "b", "whole"]
     assert found[0] == {"name": "a", "size": "one", "ours_ms": 1.0, "reference_ms": 2.5, "peers_ms": {"theirs": 4.0}}
     assert cli.main(["bench", "--only", "b"]) == cli.DONE
     shown = capsys.readouterr().out
     assert "b (one): ours 1 ms, torch reference 2.5 ms, theirs 4 ms" in shown and "a (one)" not in shown
     assert "load before" in shown
+    assert cli.main(["bench", "--only", "whole"]) == cli.DONE
+    assert "whole (all): ours 5 ms\n" in capsys.readouterr().out
     assert cli.main(["bench", "--only", "c"]) == cli.WRONG_INPUT
     assert cli.main(["bench", "steps=3"]) == cli.WRONG_INPUT
     said = capsys.readouterr().err
-    assert "--only c was given, but the rows are a, b" in said and "add --prior" in said
+    assert "--only c was given, but the rows are a, b, whole" in said and "add --prior" in said
 
 
 def test_the_table_adds_up_and_a_busy_machine_is_said(
