@@ -12,7 +12,7 @@ from dreamforge.ops import cuda, native
 from dreamforge.types import DreamforgeError
 
 Backend = Literal["auto", "torch", "native", "nerfacc", "tinycudann"]
-PEERS = {"nerfacc": "march", "tinycudann": "hashgrid"}  # other libraries, and the operation that they have
+PEERS = ("nerfacc", "tinycudann")  # see peers.py; the operation that one has asks it before it comes here
 OPS = ("hashgrid", "mlp", "march", "adam")
 RAN_ON: dict[str, str] = {}  # operation -> the GPU on which its kernels passed tests.gpu.kernels
 
@@ -29,17 +29,14 @@ class Running:
 
 def choose(
     op: str, device: torch.device, backend: Backend, able: bool, agrees: Callable[[torch.device], bool]
-) -> Backend:
-    """The backend of a call, never "auto", which is also what other libraries mean for operations that they lack.
+) -> Literal["torch", "native"]:
+    """The backend of a call; another library's name means "auto" here: it has no such operation.
 
     ``able``: whether the core has kernels for its types and sizes. ``agrees(device)`` compares a small case with the
     reference: it is asked once for each GPU before "auto" trusts kernels there. Raises DreamforgeError where the named
     backend cannot.
     """
-    if backend in PEERS:
-        if PEERS[backend] == op:
-            return backend
-        backend = "auto"
+    backend = "auto" if backend in PEERS else backend
     if backend == "torch" or (backend == "auto" and not able):
         return "torch"
     missing = _missing(device.type)

@@ -100,11 +100,10 @@ def encode(x: Tensor, table: Tensor, grid: HashGrid, half: Tensor | None = None,
             f"[{grid.rows}, {grid.features}]; use a table made by HashGrid.table."
         )
     able = x.dtype == table.dtype == torch.float32 and grid.features in WIDTHS
-    chosen = choose("hashgrid", x.device, backend, able, agrees)
-    if chosen == "torch":
-        return encode_reference(x, table, grid, half)
-    if chosen == "tinycudann":
+    if backend == "tinycudann":
         return encode_tinycudann(x, table, grid)
+    if choose("hashgrid", x.device, backend, able, agrees) == "torch":
+        return encode_reference(x, table, grid, half)
     return encode_native(x, table, grid, half)
 
 

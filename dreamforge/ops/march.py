@@ -93,7 +93,6 @@ def sample(
     if not (0 < step < float("inf") and 0 < bound < float("inf")):
         raise DreamforgeError(f"step {step} and bound {bound} were given, but lengths above 0 are expected.")
     able = {origins.dtype, directions.dtype, shift.dtype} == {torch.float32}
-    backend = "auto" if backend == "nerfacc" else backend  # whose samples stand elsewhere
     if choose("march", origins.device, backend, able, agrees) == "torch":
         return sample_reference(origins, directions, occupancy, bound, step, shift)
     return sample_native(origins, directions, occupancy, bound, step, shift)
@@ -101,7 +100,6 @@ def sample(
 
 def visible(packed: Packed, density: Tensor, step: float, least: float, backend: Backend = "auto") -> Packed:
     """The samples that at least the share ``least`` of the light reaches; ``density [S]`` in 1/m. No gradients."""
-    backend = "auto" if backend == "nerfacc" else backend  # which has this for its own packing only
     if choose("march", density.device, backend, density.dtype == torch.float32, agrees) == "torch":
         index, first = visible_reference(packed, density, step, least)
     else:
@@ -124,11 +122,10 @@ def render(
     both answers.
     """
     able = density.dtype == values.dtype == torch.float32 and values.shape[1] <= CHANNELS
-    chosen = choose("march", density.device, backend, able, agrees)
-    if chosen == "torch":
-        return render_reference(packed, density, values, step)
-    if chosen == "nerfacc":
+    if backend == "nerfacc":
         return render_nerfacc(packed, density, values, step)
+    if choose("march", density.device, backend, able, agrees) == "torch":
+        return render_reference(packed, density, values, step)
     return render_native(packed, density, values, step)
 
 

@@ -27,14 +27,14 @@ class Core:
     """The loaded library; ``level``: of the best instructions that it has and this processor knows."""
 
     def __init__(self, path: Path) -> None:
-        self.library = ctypes.CDLL(str(path))
-        self.library.df_sources.restype = ctypes.c_char_p
-        self.sources: str = self.library.df_sources().decode()
-        self.level: int = self.library.df_best_level()
+        self.functions = ctypes.CDLL(str(path))
+        self.functions.df_sources.restype = ctypes.c_char_p
+        self.sources: str = self.functions.df_sources().decode()
+        self.level: int = self.functions.df_best_level()
         threads = ctypes.CDLL(None) if sys.platform != "win32" else None
         addresses = [_address(threads, name) for name in ("torch_parallel_for", "torch_get_num_threads")]
         self.threads = all(addresses)
-        self.library.df_use_threads(*(ctypes.c_void_p(address if self.threads else None) for address in addresses))
+        self.functions.df_use_threads(*(ctypes.c_void_p(address if self.threads else None) for address in addresses))
 
 
 def _address(library: ctypes.CDLL | None, name: str) -> int | None:
@@ -71,7 +71,7 @@ def core() -> Core:
 def run(name: str, args: ctypes.Structure, level: Level = None) -> None:
     """Call the CPU's operation ``name``."""
     found = core()
-    getattr(found.library, f"df_{name}")(found.level if level is None else level, ctypes.byref(args))
+    getattr(found.functions, f"df_{name}")(found.level if level is None else level, ctypes.byref(args))
 
 
 def on_cuda(tensor: Tensor, level: Level) -> bool:
