@@ -4,8 +4,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from hashlib import sha256
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -38,6 +38,7 @@ class CoreBuildHook(BuildHookInterface):
 
     def build(self, sources: Path, to: Path) -> Path:
         """The folder with the library. Raises OSError or CalledProcessError where it cannot be built."""
+        hash_of = run_path(str(Path(self.root) / "dreamforge" / "ops" / "sources.py"))["hash_of"]
         for step in (
             ["cmake", "-S", str(sources), "-B", str(to), "-G", "Ninja", f"-DSOURCES_HASH={hash_of(sources)}"],
             ["cmake", "--build", str(to)],
@@ -47,12 +48,3 @@ class CoreBuildHook(BuildHookInterface):
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def hash_of(sources: Path) -> str:
-    """As in dreamforge/ops/native.py, which compares."""
-    files = [sources / "CMakeLists.txt", *(sources / "include").glob("*.h"), *(sources / "cpu").glob("*.*")]
-    digest = sha256()
-    for path in sorted(files):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from dreamforge import data
-from dreamforge.ops.native import hash_of
+from dreamforge.ops.sources import hash_of
 
 FLAGS = {
     "address": "-fsanitize=address,undefined -fno-sanitize-recover=all -g",

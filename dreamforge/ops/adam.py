@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.ops import cuda, native
-from dreamforge.ops.dispatch import Backend, choose
+from dreamforge.ops.dispatch import Backend, call, choose
 from dreamforge.types import DreamforgeError
 
 WIDTHS = (1, 2, 4, 8)  # features for which there is a kernel
@@ -94,10 +94,7 @@ def sparse_step_native(
     """As ``sparse_step_reference``, by the compiled core at a ``level``, see ``native.Level``."""
     pointers = [one.data_ptr() for one in (table, grad, mean, square)]
     args = AdamArgs(*pointers, None if half is None else half.data_ptr(), *table.shape, rate, *betas, eps)
-    if native.on_cuda(table, level):
-        cuda.launch("adam", "adam_sparse_step", table.device, (cuda.blocks(len(table)), 1), args)
-    else:
-        native.run("adam_sparse_step", args, level)
+    call("adam", "adam_sparse_step", table, args, (cuda.blocks(len(table)), 1), level)
 
 
 def agrees(device: torch.device) -> bool:

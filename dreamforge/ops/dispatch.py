@@ -1,5 +1,6 @@
 """What computes an operation: the readable torch reference, or the compiled core (``extensions/``)."""
 
+import ctypes
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from functools import cache
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from dreamforge.ops import cuda, native
 from dreamforge.types import DreamforgeError
@@ -53,6 +55,17 @@ def choose(
     if missing:
         raise DreamforgeError(f"backend native was asked for, but {missing}; or use backend torch.")
     return "native"
+
+
+def call(
+    file: str, name: str, like: Tensor, args: ctypes.Structure, grid: tuple[int, int], level: native.Level = None
+) -> None:
+    """Run the core's operation ``name`` where the tensor ``like`` is: the CPU's function, or the kernel of
+    ``cuda/<file>.cu`` on ``grid`` blocks."""
+    if native.on_cuda(like, level):
+        cuda.launch(file, name, like.device, grid, args)
+    else:
+        native.run(name, args, level)
 
 
 def backends() -> list[Running]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dreamforge.ops import cuda, native
-from dreamforge.ops.dispatch import Backend, choose
+from dreamforge.ops.dispatch import Backend, call, choose
 from dreamforge.ops.peers import encode_tinycudann
 from dreamforge.types import DreamforgeError
 
@@ -219,7 +219,7 @@ def _run(
     args = HashGridArgs(
         axes.data_ptr(),
         table.data_ptr(),
-        _levels(grid, axes.device),
+        _levels(grid, axes.device)[0],
         None if grad is None else grad.data_ptr(),
         out.data_ptr(),
         axes.shape[1],
@@ -227,24 +227,16 @@ def _run(
         grid.features,
         table.dtype == torch.float16,
     )
-    if native.on_cuda(axes, level):
-        rows = 1 if name == "hashgrid_grad_points" else grid.levels
-        cuda.launch("hashgrid", name, axes.device, (cuda.blocks(axes.shape[1]), rows), args)
-    else:
-        native.run(name, args, level)
+    levels = 1 if name == "hashgrid_grad_points" else grid.levels
+    call("hashgrid", name, axes, args, (cuda.blocks(axes.shape[1]), levels), level)
 
 
 @cache
-def _levels(grid: HashGrid, device: torch.device) -> int:
-    """The address of the grid's levels as the core reads them, kept there for good."""
+def _levels(grid: HashGrid, device: torch.device) -> tuple[int, Any]:
+    """The address of the grid's levels as the core reads them, and what the cache keeps there."""
     levels = grid.grids()
     rows = (GridLevel * len(levels))(*(GridLevel(g.scale, g.resolution, g.entries, g.first, g.hashed) for g in levels))
     if device.type == "cpu":
-        _KEPT.append(rows)
-        return ctypes.addressof(rows)
+        return ctypes.addressof(rows), rows
     copy = torch.frombuffer(bytearray(rows), dtype=torch.uint8).to(device)
-    _KEPT.append(copy)
-    return copy.data_ptr()
-
-
-_KEPT: list[Any] = []  # what ``_levels`` gave the addresses of
+    return copy.data_ptr(), copy

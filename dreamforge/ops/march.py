@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dreamforge.ops import cuda, native
-from dreamforge.ops.dispatch import Backend, choose
+from dreamforge.ops.dispatch import Backend, call, choose
 from dreamforge.ops.peers import render_nerfacc
 from dreamforge.types import DreamforgeError
 
@@ -356,10 +356,7 @@ def _render_args(facts: dict[str, Any], **tensors: Tensor) -> RenderArgs:
 
 
 def _run(name: str, like: Tensor, items: int, args: ctypes.Structure, level: native.Level) -> None:
-    if native.on_cuda(like, level):
-        cuda.launch("march", name, like.device, (cuda.blocks(items), 1), args)
-    else:
-        native.run(name, args, level)
+    call("march", name, like, args, (cuda.blocks(items), 1), level)
 
 
 def agrees(device: torch.device) -> bool:

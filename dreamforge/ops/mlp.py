@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dreamforge.ops import cuda, native
-from dreamforge.ops.dispatch import Backend, choose
+from dreamforge.ops import native
+from dreamforge.ops.dispatch import Backend, call, choose
 from dreamforge.types import DreamforgeError
 
 LAYERS, WIDTH = 8, 128  # that the core's kernels have room for; as in extensions/include/mlp.h
@@ -161,10 +161,7 @@ def _run(
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
     blocks = _tiles(rows, MOST_BLOCKS if name == "mlp_backward" else 2**31 - 1)
     args = MlpArgs(*pointers, rows.shape[1], blocks, len(widths) - 1, (ctypes.c_int32 * (LAYERS + 1))(*widths))
-    if native.on_cuda(rows, level):
-        cuda.launch("mlp", name, rows.device, (blocks, 1), args)
-    else:
-        native.run(name, args, level)
+    call("mlp", name, rows, args, (blocks, 1), level)
 
 
 def _tiles(rows: Tensor, most: int) -> int:

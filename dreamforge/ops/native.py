@@ -7,7 +7,6 @@ instructions, takes the best that the processor knows, and runs on torch's own t
 import ctypes
 import sys
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import data
+from dreamforge.ops.sources import hash_of
 from dreamforge.types import DreamforgeError
 
 LEVELS = ("baseline", "avx2", "avx512")
@@ -77,12 +77,3 @@ def run(name: str, args: ctypes.Structure, level: Level = None) -> None:
 def on_cuda(tensor: Tensor, level: Level) -> bool:
     """Whether a CUDA kernel has the word."""
     return tensor.is_cuda or level == "cuda"
-
-
-def hash_of(sources: Path) -> str:
-    """The sha256 of what the library is made of; hatch_build.py has the same."""
-    files = [sources / "CMakeLists.txt", *(sources / "include").glob("*.h"), *(sources / "cpu").glob("*.*")]
-    digest = sha256()
-    for path in sorted(files):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
