@@ -12,8 +12,7 @@ from dreamforge.types import ParamGroup
 class SceneAdam(torch.optim.Adam):
     """Adam; in groups with ``sparse: True`` rows without a gradient rest, their moments too.
 
-    ``backend`` of such a group is that of the operation. A parameter's attribute ``half_copy``, where it has one, is
-    a float16 copy that is kept up to date.
+    ``backend`` of such a group is that of the operation.
     """
 
     def __init__(self, groups: Sequence[ParamGroup], betas: tuple[float, float], eps: float) -> None:
@@ -40,7 +39,6 @@ class SceneAdam(torch.optim.Adam):
                     lr=group["lr"],
                     betas=group["betas"],
                     eps=group["eps"],
-                    half=getattr(table, "half_copy", None),
                     backend=group.get("backend", "auto"),
                 )
                 table.grad = None  # Adam's own step leaves it alone

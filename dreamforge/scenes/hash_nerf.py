@@ -93,8 +93,7 @@ class HashNerfScene:
         draws = generator(seed, "hash_nerf")
         widths = [self.grid.width, *[spec.hidden] * spec.layers, 4]
         self.table = self.grid.table(draws).to(device).requires_grad_()
-        if spec.half_table:
-            self.table.half_copy = self.table.detach().half()  # type: ignore[attr-defined]
+        self.half = self.table.detach().half() if spec.half_table else None
         self.weights = [weight.to(device).requires_grad_() for weight in init(widths, draws)]
         self.color = torch.tensor(spec.background_color, dtype=torch.float32, device=device)
         self.sky: list[Tensor] = []
@@ -109,7 +108,7 @@ class HashNerfScene:
     def field(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """``position [N,3]`` in the world -> density ``[N]`` in 1/m and colour ``[N,3]`` as shown."""
         unit = (position * (0.5 / BOUND) + 0.5).clamp(0, 1)
-        encoded = encode(unit, self.table, self.grid, self._half(), self.spec.backend)
+        encoded = encode(unit, self.table, self.grid, self.half, self.spec.backend)
         (raw,) = fused_mlp(encoded, self.weights, backend=self.spec.backend)
         radius = position.square().sum(-1) / self.spec.blob_std**2
         if self.spec.blob == "magic3d":
@@ -163,9 +162,8 @@ class HashNerfScene:
         return groups
 
     def adapt(self, step: int, seed: int) -> None:
-        """Look where the density is now, every ``occupancy_every`` steps."""
-        if self.spec.half_table and not self.spec.sparse_adam:  # which keeps the copy up to date by itself
-            self._renew_half()
+        """Renew the half table; look where the density is now, every ``occupancy_every`` steps."""
+        self._renew_half()
         if (step + 1) % self.spec.occupancy_every == 0:
             self._look(generator(seed, "occupancy"), self.spec.occupancy_decay)
 
@@ -198,14 +196,10 @@ class HashNerfScene:
                 tensor.copy_(state[name])
         self._renew_half()
 
-    def _half(self) -> Tensor | None:
-        return getattr(self.table, "half_copy", None)
-
     @torch.no_grad()
     def _renew_half(self) -> None:
-        half = self._half()
-        if half is not None:
-            half.copy_(self.table)
+        if self.half is not None:
+            self.half.copy_(self.table)
 
     def _tensors(self) -> State:
         layers = {f"mlp.{number}": weight for number, weight in enumerate(self.weights)}

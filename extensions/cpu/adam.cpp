@@ -22,7 +22,6 @@ DF_BODY Ints whole_rows(Ints mask) {
 
 template <int F>
 static void step_numbers(const AdamArgs& args, int64_t first, int64_t end) {
-    Half* const half = (Half*)args.half;
     int64_t i = first;
     if constexpr (W % F == 0)
         for (; i + W <= end; i += W) {
@@ -38,9 +37,6 @@ static void step_numbers(const AdamArgs& args, int64_t first, int64_t end) {
             store(args.mean + i, hit ? now[1] : mean);
             store(args.square + i, hit ? now[2] : square);
             store(args.grad + i, Floats{});
-            if (half)
-                for (int k = 0; k < W; ++k)
-                    if (hit[k]) half[i + k] = half_of(now[0][k]);
         }
     for (; i < end; i += F) {
         bool hit = false;
@@ -48,7 +44,6 @@ static void step_numbers(const AdamArgs& args, int64_t first, int64_t end) {
         for (int64_t k = i; hit && k < i + F; ++k) {
             adam_update(args, args.grad[k], args.table[k], args.mean[k], args.square[k]);
             args.grad[k] = 0.0f;
-            if (half) half[k] = half_of(args.table[k]);
         }
     }
 }

@@ -15,6 +15,5 @@ DF_KERNEL(adam_sparse_step, AdamArgs) {
     for (int64_t i = first; hit && i < first + args.features; ++i) {
         adam_update(args, args.grad[i], args.table[i], args.mean[i], args.square[i]);
         args.grad[i] = 0.0f;
-        if (args.half) ((Half*)args.half)[i] = half_of(args.table[i]);
     }
 }

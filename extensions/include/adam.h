@@ -8,7 +8,6 @@ namespace dreamforge {
 // Mirrored in ops/adam.py. A row is hit where one of its gradients is not zero; its gradients become zero.
 struct AdamArgs {
     float *table, *grad, *mean, *square;  // [rows, features]: parameters, gradients, first and second moments
-    void* half;                           // a float16 copy of the table to be kept up to date, or null
     int64_t rows;
     int32_t features;
     float rate, beta1, beta2, eps;        // rate: lr sqrt(1 - beta2^step) / (1 - beta1^step)

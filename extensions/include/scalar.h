@@ -37,25 +37,5 @@ DF_BODY float number_of(Half half) {
 
 DF_BODY float number_of(float number) { return number; }
 
-// The nearest half, the even one of two; beyond 65504 infinity.
-DF_BODY Half half_of(float number) {
-    union {
-        float number;
-        uint32_t bits;
-    } value;
-    value.number = number;
-    const uint32_t sign = value.bits >> 16 & 0x8000;
-    uint32_t size = value.bits & 0x7fffffff;
-    if (size > 0x7f800000) return Half(sign | 0x7e00);
-    if (size >= 0x477ff000) return Half(sign | 0x7c00);
-    if (size < 0x38800000) {  // subnormal: beside a half the floats are as far apart as these
-        value.bits = size;
-        value.number += 0.5f;
-        return Half(sign | (value.bits - 0x3f000000));
-    }
-    size += 0xfff + (size >> 13 & 1);
-    return Half(sign | (size - 0x38000000) >> 13);
-}
-
 }  // namespace DF_LEVEL
 }  // namespace dreamforge
