@@ -9,7 +9,7 @@ from torch import Tensor
 from dreamforge.ops import native
 from dreamforge.ops.hashgrid import HashGrid, encode, encode_native, encode_reference, vertex_rows
 from dreamforge.types import DreamforgeError
-from tests.agreement import assert_agrees
+from tests.agreement import assert_agrees, assert_same_bits
 from tests.tools import levels
 
 SMALL = HashGrid(levels=3, features=2, log2_entries=9, base=4, growth=2.0)  # 64 and 512 dense entries, then 512 hashed
@@ -168,17 +168,13 @@ def test_every_finite_half_is_read_exactly(features: int) -> None:
 def test_bits_do_not_depend_on_the_number_of_threads(grid: HashGrid) -> None:
     """With four threads a level is shared by several, which own a part of its entries each."""
     x, pull = points(40_000), draw(40_000, grid.width)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 4):
-            torch.set_num_threads(count)
-            given = [x.clone().requires_grad_(), table(grid).requires_grad_()]
-            out = encode(*given, grid, backend="native")
-            found.append([out.detach(), *torch.autograd.grad(out, given, pull)])
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+    def compute() -> list[Tensor]:
+        given = [x.clone().requires_grad_(), table(grid).requires_grad_()]
+        out = encode(*given, grid, backend="native")
+        return [out.detach(), *torch.autograd.grad(out, given, pull)]
+
+    assert_same_bits(compute)
 
 
 def test_no_points_and_a_fresh_table() -> None:

@@ -30,7 +30,7 @@ from dreamforge.ops.march import (
     visible_reference,
 )
 from dreamforge.types import DreamforgeError
-from tests.agreement import assert_agrees
+from tests.agreement import assert_agrees, assert_same_bits
 from tests.tools import levels, require_tool
 
 LEVELS = levels()
@@ -314,20 +314,16 @@ def test_densities_that_are_no_numbers_stay_on_their_ray(level: int) -> None:
 def test_the_cores_bits_do_not_depend_on_the_number_of_threads() -> None:
     origins, directions = some_rays(3000)
     occupancy = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(1)) < 0.3
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 4):
-            torch.set_num_threads(count)
-            packed = sample(origins, directions, occupancy, 1.0, 0.02, torch.full((3000,), 0.5), "native")
-            density, values = densities(len(packed.t)).requires_grad_(), packed.position.abs().requires_grad_()
-            sums, weights = render(packed, density, values, 0.02, "native")
-            grads = torch.autograd.grad(sums.square().sum() + weights.square().sum(), [density, values])
-            seen = visible(packed, density, 0.02, 1e-3, "native")
-            found.append([packed.ray, packed.t, packed.position, sums.detach(), weights.detach(), *grads, seen.t])
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+    def compute() -> list[Tensor]:
+        packed = sample(origins, directions, occupancy, 1.0, 0.02, torch.full((3000,), 0.5), "native")
+        density, values = densities(len(packed.t)).requires_grad_(), packed.position.abs().requires_grad_()
+        sums, weights = render(packed, density, values, 0.02, "native")
+        grads = torch.autograd.grad(sums.square().sum() + weights.square().sum(), [density, values])
+        seen = visible(packed, density, 0.02, 1e-3, "native")
+        return [packed.ray, packed.t, packed.position, sums.detach(), weights.detach(), *grads, seen.t]
+
+    assert_same_bits(compute)
 
 
 def test_the_comparison_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

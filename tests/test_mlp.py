@@ -10,7 +10,7 @@ from dreamforge.ops import mlp as ops
 from dreamforge.ops import native
 from dreamforge.ops.mlp import CHUNK, agrees, fused_mlp, init, mlp_native, mlp_reference
 from dreamforge.types import DreamforgeError
-from tests.agreement import assert_agrees
+from tests.agreement import assert_agrees, assert_same_bits
 from tests.tools import levels
 
 LEVELS = levels()
@@ -104,17 +104,13 @@ def test_only_the_gradients_that_are_asked_for() -> None:
 
 def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     x, weights, pull = draw(5 * CHUNK + 9, 12), chain(12, 32, 32, 4), draw(5 * CHUNK + 9, 4, seed=2)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 4):
-            torch.set_num_threads(count)
-            given = [one.clone().requires_grad_() for one in (x, *weights)]
-            out = mlp_native(given[0], given[1:])
-            found.append([out.detach(), *torch.autograd.grad(out, given, pull)])
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+    def compute() -> list[Tensor]:
+        given = [one.clone().requires_grad_() for one in (x, *weights)]
+        out = mlp_native(given[0], given[1:])
+        return [out.detach(), *torch.autograd.grad(out, given, pull)]
+
+    assert_same_bits(compute)
 
 
 def test_the_comparison_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
