@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # 'use: my_lab.Mine' finds my_lab.py here; as the last entry it shadows nothing
+    # Large tensors in large pages: a first touch costs a third, a lookup in a table misses fewer pages. Linux only.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it when it first takes memory
     import torch
 
     from dreamforge import commands

@@ -68,6 +68,18 @@ def test_json_is_one_line(ask: Any) -> None:
     assert facts["run"] == "run" and facts["steps"] == 6
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_memory_comes_in_large_pages_unless_the_user_says_no(given: str | None, expected: str) -> None:
+    script = (
+        "import sys; assert 'torch' not in sys.modules; from dreamforge.cli import main; main(['list', 'recipes'])\n"
+    )
+    script += "import os; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {} if given is None else {"THP_MEM_ALLOC_ENABLE": given}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == expected
+
+
 def test_the_folder_is_named_after_prompt_and_seed(ask: Any) -> None:
     assert ask(*CANVAS, "--seed", "3").out == [str(Path("runs/a-red-mushroom-3/asset.png"))]
 
