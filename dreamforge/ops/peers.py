@@ -45,9 +45,9 @@ def encode_tinycudann(x: Tensor, table: Tensor, grid: "HashGrid") -> Tensor:
     return out.float()
 
 
-@cache
-def _encoding(grid: "HashGrid", device: torch.device) -> Any:
-    config = {
+def tinycudann_config(grid: "HashGrid") -> dict[str, Any]:
+    """The grid in tiny-cuda-nn's words."""
+    return {
         "otype": "HashGrid",
         "n_levels": grid.levels,
         "n_features_per_level": grid.features,
@@ -55,7 +55,11 @@ def _encoding(grid: "HashGrid", device: torch.device) -> Any:
         "base_resolution": grid.base,
         "per_level_scale": grid.growth,
     }
-    encoding = module("tinycudann", device).Encoding(3, config, dtype=torch.float32)
+
+
+@cache
+def _encoding(grid: "HashGrid", device: torch.device) -> Any:
+    encoding = module("tinycudann", device).Encoding(3, tinycudann_config(grid), dtype=torch.float32)
     if encoding.params.numel() != grid.rows * grid.features:
         raise DreamforgeError(
             f"tiny-cuda-nn lays out {encoding.params.numel()} numbers where {grid.rows * grid.features} are expected: "

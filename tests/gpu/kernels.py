@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -193,10 +194,19 @@ def speed(device: torch.device) -> dict[str, float]:
 
         return both_ways
 
+    def all_theirs() -> object:
+        theirs = _whole_tinycudann(device)
+        raw = theirs(x).float()
+        density, color = torch.nn.functional.softplus(raw[:, 0]), torch.sigmoid(raw[:, 1:4])
+        return torch.autograd.grad(
+            peers.render_nerfacc(samples, density, color, 0.03)[0].sum(), list(theirs.parameters())
+        )
+
     ways = {
         "ours": field(hashgrid.encode_native, mlp.mlp_native, march.render_native),
         "torch": field(hashgrid.encode_reference, mlp.mlp_reference, march.render_reference),
         "tiny-cuda-nn, torch, nerfacc": field(peers.encode_tinycudann, mlp.mlp_reference, peers.render_nerfacc),
+        "tiny-cuda-nn in half precision, nerfacc": all_theirs,
     }
     found = {}
     for name, call in ways.items():
@@ -205,6 +215,15 @@ def speed(device: torch.device) -> dict[str, float]:
         except (DreamforgeError, RuntimeError):
             continue
     return found
+
+
+@cache
+def _whole_tinycudann(device: torch.device) -> torch.nn.Module:
+    """tiny-cuda-nn's own encoding and network as its users take them, with weights of its own."""
+    library, sizes = peers.module("tinycudann", device), {"n_neurons": WIDTHS[1], "n_hidden_layers": len(WIDTHS) - 2}
+    network = {"otype": "FullyFusedMLP", "activation": "ReLU", "output_activation": "None", **sizes}
+    module: torch.nn.Module = library.NetworkWithInputEncoding(3, WIDTHS[-1], peers.tinycudann_config(GRID), network)
+    return module.to(device)
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:
