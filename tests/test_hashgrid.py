@@ -123,6 +123,19 @@ def test_odd_numbers_of_points_on_the_border_and_outside(count: int, level: int)
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: native.LEVELS[level])
+@pytest.mark.parametrize("feature", range(SMALL.features))
+def test_a_point_that_pulls_one_feature_only(feature: int, level: int) -> None:
+    """Points without a gradient are passed over: not those with one in a single feature."""
+    pull = torch.zeros(40, SMALL.width)
+    pull[3::9, feature :: SMALL.features] = draw(5, SMALL.levels)
+    ours, exact = table(SMALL).requires_grad_(), table(SMALL, torch.float64).requires_grad_()
+    encode_native(points(40), ours, SMALL, None, level).backward(pull)
+    encode_reference(points(40).double(), exact, SMALL).backward(pull.double())
+    assert ours.grad is not None and exact.grad is not None
+    assert_agrees(ours.grad, exact.grad, atol=2e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: native.LEVELS[level])
 def test_what_is_not_a_number_stays_where_it_is(level: int) -> None:
     """A bad point is NaN and nothing else is; a bad entry of the table reaches its points alone."""
     x, features = points(40), table(SMALL)
