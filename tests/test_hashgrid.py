@@ -177,6 +177,17 @@ def test_every_finite_half_is_read_exactly(features: int) -> None:
         assert torch.equal(got, half[rows].float())
 
 
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: native.LEVELS[level])
+def test_halves_that_are_no_numbers_are_read_as_such(level: int) -> None:
+    grid = HashGrid(1, 1, 12, 5, 1.0)
+    x = torch.tensor([[0.375, 0.125, 0.625]])  # position 4 x + 0.5: the vertex 2, 1, 3
+    (row,) = vertex_rows((x * 4 + 0.5).long(), grid.grids()[0])
+    for number in (math.inf, -math.inf, math.nan):
+        half = torch.zeros(grid.rows, 1, dtype=torch.float16).index_fill_(0, row, number)
+        got = encode_native(x, torch.zeros(grid.rows, 1), grid, half, level)
+        torch.testing.assert_close(got, torch.tensor([[number]]), equal_nan=True)
+
+
 @pytest.mark.parametrize("grid", [HashGrid(3, 2, 12, 8, 2.0), HashGrid(1, 2, 8, 8, 2.0)], ids=["levels", "one level"])
 def test_bits_do_not_depend_on_the_number_of_threads(grid: HashGrid) -> None:
     """With four threads a level is shared by several, which own a part of its entries each."""

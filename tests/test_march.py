@@ -284,12 +284,33 @@ def test_one_of_both_answers_is_enough(used: int) -> None:
 
 
 @at_every_level
+def test_the_last_sample_before_the_wall_lies_in_the_last_cell(level: int) -> None:
+    """Where rounding puts it into the cell behind, which is not there: samples just before rays leave the cube."""
+    draws = torch.Generator().manual_seed(3)
+    origins = torch.rand(20_000, 3, generator=draws) * 1.8 - 0.9
+    directions = torch.nn.functional.normalize(torch.rand(20_000, 3, generator=draws) + 0.1, dim=-1)
+    _, far = box_interval(origins, directions, torch.full((3,), -1.0), torch.full((3,), 1.0))
+    last = torch.nextafter(far, torch.zeros(()))
+    cell = torch.addcmul((origins + 1) * 2.5, directions * 2.5, last[:, None])
+    assert (cell == 5).any(1).sum() > 100
+    occupancy = torch.rand(5, 5, 5, generator=draws) > 0.5
+    found = [
+        take(origins, directions, occupancy, 1.0, 4.0, last / 4)  # one step is longer than the cube
+        for take in (lambda *given: sample_native(*given, level=level), sample_reference)
+    ]
+    missed = set(found[0].ray.tolist()) ^ set(found[1].ray.tolist())
+    assert len(found[1].ray) > 5000 and len(missed) < 20, "a sample on the border of two cells may fall either way"
+
+
+@at_every_level
 def test_what_no_light_reaches_is_left_out(level: int) -> None:
     packed = some_samples(300, 40)
     density = densities(len(packed.t))
     index, first = visible_native(packed, density, 0.03, 1e-3, level)
     wanted, expected = visible_reference(packed, density, 0.03, 1e-3)
     assert torch.equal(index, wanted) and torch.equal(first, expected)
+    clear = torch.zeros_like(density)
+    assert len(visible_native(packed, clear, 0.03, 1.0, level)[0]) == len(clear), "all of the light is enough"
     seen = visible(packed, density, 0.03, 1e-3, "native")
     assert 0 < len(seen.t) < len(packed.t) and torch.equal(seen.t, packed.t[wanted])
     lost = render_native(packed, density, torch.zeros(len(density), 0), 0.03)[0][:, 0]

@@ -92,6 +92,13 @@ def test_what_is_not_a_number_stays_where_it_is(level: int) -> None:
     assert all(grad.isnan().any() for grad in grads), "a NaN is not hidden: 0 times NaN"
 
 
+def test_no_points_pull_nothing() -> None:
+    weights = [weight.requires_grad_() for weight in init([5, 7, 3], torch.Generator().manual_seed(0))]
+    (out,) = fused_mlp(torch.zeros(0, 5), weights, backend="native")
+    out.sum().backward()
+    assert out.shape == (0, 3) and all(weight.grad is not None and not weight.grad.any() for weight in weights)
+
+
 def test_only_the_gradients_that_are_asked_for() -> None:
     x, weights = draw(50, 6), chain(6, 10, 2)
     alone = x.clone().requires_grad_()

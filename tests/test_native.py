@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dreamforge import data
 from dreamforge.doctor import examine
 from dreamforge.ops import adam, backends, cuda, dispatch, hashgrid, march, mlp, native, peers
 from dreamforge.ops.dispatch import OPS, choose
@@ -30,7 +31,8 @@ def absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_the_core_is_there_and_is_told_about_torchs_threads(core: None) -> None:
     found = native.core()
     assert found.sources == native.hash_of(Path(__file__).parents[1] / "extensions")
-    assert found.threads and 0 <= found.level < len(native.LEVELS)
+    best = {"AVX512": 2, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 0)  # torch looks at the same flags
+    assert found.threads and found.level == best
     assert {one.op for one in backends()} == set(OPS)
     assert all(one.backend == "native" and "instructions" in one.why for one in backends() if one.device == "cpu")
 
@@ -115,6 +117,12 @@ def test_arguments_are_laid_out_as_in_the_core(name: str, args: type[ctypes.Stru
     size = getattr(native.core().functions, f"df_size_{name}")
     size.restype = ctypes.c_int64
     assert size() == ctypes.sizeof(args)
+
+
+def test_sizes_are_those_of_the_headers() -> None:
+    headers = "".join(path.read_text("utf-8") for path in (data.extensions() / "include").glob("*.h"))
+    sizes = {"MLP_LAYERS": mlp.LAYERS, "MLP_WIDTH": mlp.WIDTH, "MLP_CHUNK": mlp.CHUNK, "MARCH_CHANNELS": march.CHANNELS}
+    assert all(f"{name} = {size}" in headers for name, size in sizes.items())
 
 
 def test_work_goes_to_the_pool_that_was_lent(core: None) -> None:

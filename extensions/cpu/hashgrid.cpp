@@ -122,7 +122,7 @@ void scatter_level(const HashGridArgs& args, int number, uint32_t from, uint32_t
         Cells cells = find(args, i, level);
         for (int c = 0; c < CORNERS; ++c) store(row[c], cells.row[c] - from);
         if constexpr (F == 2)
-            if (cells.neighbours) {  // both ends of an edge along x at once; behind the last point zeros are added
+            if (cells.neighbours) {  // both ends of an edge along x at once
                 for (int c = 0; c < CORNERS; c += 2) {
                     Floats low = corner_weight(c, cells.fraction), high = corner_weight(c + 1, cells.fraction);
                     for_quads(low * given[0], low * given[1], high * given[0], high * given[1], [&](int p, Four quad) {
@@ -143,8 +143,7 @@ void scatter_level(const HashGridArgs& args, int number, uint32_t from, uint32_t
                 for (int f = 0; f < F; ++f)
                     for (int p = 0; p < W; ++p) pull[c][p * F + f] = (weight * given[f])[p];
         }
-        const int points = int(least(W, args.points - i));
-        for (int p = 0; p < points; ++p)
+        for (int p = 0; p < W; ++p)  // behind the last point zeros are added
             for (int c = 0; c < CORNERS; ++c)
                 if (ALL || row[c][p] < to - from) {
                     float* entry = out + int64_t(row[c][p]) * F;
