@@ -153,14 +153,13 @@ void mlp_backward(const MlpArgs& args) {
             if (args.grad_x) write(args.grad_x, args.points, first, end, args.widths[0], pull);
         }
     });
-    if (!args.scratch) return;
+    if (!args.scratch || !chunks) return;
     for (int64_t task = 1; task < chunks; ++task)  // chunk after chunk: one sum, whatever threads made them
         for (int64_t i = 0; i < padded; ++i) args.scratch[i] += args.scratch[task * padded + i];
     for (int l = 0; l < args.layers; ++l)
         for (int r = 0; r < args.widths[l + 1]; ++r)
             for (int i = 0; i < args.widths[l]; ++i)
-                args.grad_weights[offset[l] + r * args.widths[l] + i] =
-                    chunks ? args.scratch[place[l] + r * pad(args.widths[l]) + i] : 0.0f;
+                args.grad_weights[offset[l] + r * args.widths[l] + i] = args.scratch[place[l] + r * pad(args.widths[l]) + i];
 }
 
 }  // namespace DF_LEVEL

@@ -14,7 +14,7 @@ struct MlpArgs {
     const float* grad;     // [widths[layers], points], of the loss by the output
     float* out;            // [widths[layers], points]
     float* grad_x;         // like x, or null
-    float* grad_weights;   // like weights, or null
+    float* grad_weights;   // like weights, zeros, or null
     float* scratch;        // CPU: [chunks, sum of widths[l + 1] * (widths[l] up to a multiple of 32)], or null;
                            // CUDA: [blocks, 32 * all inputs of layers + all weights], zeros
     int64_t points;
