@@ -40,6 +40,11 @@ def test_what_does_not_compile_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         cuda.compiled("wrong", "sm_90")
 
 
+def test_nothing_to_do_starts_nothing() -> None:
+    """The driver refuses a grid of no blocks; it is not even asked."""
+    cuda.launch("mlp", "mlp_forward", torch.device("cuda", 7), (0, 1), mlp.MlpArgs())
+
+
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> ctypes.CDLL:
     """The kernels built for the host; ``--host-kernels`` gives a library that is there already."""
