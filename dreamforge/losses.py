@@ -107,6 +107,15 @@ def distortion(render: RenderOutput) -> Tensor:
     return (pairs + w**2 * samples.delta / 3).sum() / samples.rays
 
 
+def eikonal(render: RenderOutput) -> Tensor:
+    """Gropp et al. 2020 (arXiv 2002.10099): mean (|grad f| - 1)^2 over samples: f stays a distance (NeuS)."""
+    gradient = _samples(render, "eikonal").gradient
+    if gradient is None:
+        raise DreamforgeError("The loss 'eikonal' needs a signed distance: give the scene surface: sdf, or remove it.")
+    missed: Tensor = ((gradient.norm(dim=1) - 1) ** 2).sum() / max(len(gradient), 1)
+    return missed
+
+
 def tv_rgb(render: RenderOutput) -> Tensor:
     """Mean squared difference of neighbouring pixels, both axes added (LucidDreamer's weight counts it twice)."""
     return _variation(render.rgb)
@@ -121,7 +130,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
     {
         loss.__name__: loss
         for loss in (
-            sparsity, opaque, entropy, orientation, z_variance, emptiness, distortion, tv_rgb, tv_depth,
+            sparsity, opaque, entropy, orientation, z_variance, emptiness, distortion, eikonal, tv_rgb, tv_depth,
         )
     }
 )  # fmt: skip

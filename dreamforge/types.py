@@ -62,7 +62,8 @@ class Samples:
 
     ``ray [S]`` int64 index of the ray in ``[0, rays)`` (rays = B*H*W, row-major), ascending; ``t [S]`` distance of
     the midpoint from the camera; ``delta [S]`` length of the interval; ``density [S]`` 1/m; ``weights [S]``
-    contribution to the pixel in [0, 1]; ``position [S, 3]`` in the world.
+    contribution to the pixel in [0, 1]; ``position [S, 3]`` in the world; ``gradient [S, 3]`` of a signed distance,
+    where there is one.
     """
 
     ray: Tensor
@@ -72,6 +73,7 @@ class Samples:
     weights: Tensor
     position: Tensor
     rays: int
+    gradient: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from dreamforge.cameras import orbit, rays
+from dreamforge.render.light import linear_to_srgb, shading, srgb_to_linear
 from dreamforge.scenes.hash_nerf import HashNerf, HashNerfScene
 from dreamforge.types import Cameras, DreamforgeError, Scene
 
@@ -143,3 +144,90 @@ def test_the_smallest_pictures(width: int, height: int) -> None:
     empty = scene.render(cameras, torch.ones(3))
     assert not empty.alpha.any() and (empty.rgb == 1).all() and not empty.depth.any()
     (empty.rgb.sum() + scene.table.sum() * 0).backward()
+
+
+def still(**changes: Any) -> HashNerfScene:
+    """A scene whose network says nothing: raw numbers are 0."""
+    scene = replace(SPEC, **changes).build(0)
+    with torch.no_grad():
+        scene.weights[-1].zero_()
+    for seed in range(2):
+        scene._survey(torch.Generator().manual_seed(seed), decay=0.0)
+    return scene
+
+
+def test_a_distance_is_a_sphere_at_the_start() -> None:
+    scene = still(surface="sdf", sdf_radius=0.6, sdf_sharpness=200.0, samples=256, normals=True)
+    out = scene.render(around(3, size=33), torch.zeros(3))
+    assert out.normal is not None and out.samples is not None and out.samples.gradient is not None
+    assert out.alpha[:, 16, 16].min() > 0.999 and not out.alpha[:, 0, 0].any()
+    torch.testing.assert_close(out.depth[:, 16, 16, 0], torch.full((3,), 3.0 - 0.6), rtol=0, atol=0.01)
+    origin = torch.nn.functional.normalize(around(3).camera_to_world[:, :3, 3], dim=-1)
+    assert (out.normal[:, 16, 16] * origin).sum(-1).min() > 0.999
+    steep = out.samples.gradient.norm(dim=-1)  # differences over 4 mm, of first order, at a curvature of 1.7
+    torch.testing.assert_close(steep, torch.ones_like(steep), rtol=0, atol=6e-3)
+    covered, wide = float(out.alpha.detach().sum() / 3), 33 / (2 * math.tan(0.4))  # pixels a metre at distance 1
+    assert covered == pytest.approx(math.pi * wide**2 * 0.36 / (9 - 0.36), rel=0.02)
+    mesh = scene.extract(48)
+    assert abs(float(mesh.vertices.norm(dim=-1).mean()) - 0.6) < 0.01
+    names = [group["name"] for group in scene.param_groups()]
+    assert "sharpness" in names and "sharpness" in scene.state()
+
+
+def test_alpha_of_a_distance_is_that_of_neus() -> None:
+    """Eq. 13 written as in the paper, with f at both ends of a step from its slope."""
+    scene = still(surface="sdf", sdf_radius=0.5, sdf_sharpness=30.0, samples=512)
+    position = torch.tensor([[0.48, 0.0, 0.0], [0.55, 0.1, 0.0], [0.0, 0.3, 0.1], [0.0, 0.0, 0.52]])
+    direction = torch.nn.functional.normalize(torch.tensor([[-1.0, 0.2, 0], [-1, 0, 0], [0, -1, 1], [0, 0, 1]]), dim=-1)
+    density, _, gradient = scene._crossed(position, direction)
+    alpha = 1 - torch.exp(-density * scene.step)
+    f = position.double().norm(dim=-1) - 0.5
+    cosine = (direction.double() * torch.nn.functional.normalize(position.double(), dim=-1)).sum(-1).clamp(max=0)
+    phi = [torch.sigmoid(30 * (f + sign * cosine * scene.step / 2)) for sign in (-1, 1)]
+    torch.testing.assert_close(alpha.double(), ((phi[0] - phi[1]) / phi[0]), rtol=1e-3, atol=1e-4)
+    assert alpha[3] == 0.0, "a ray that leaves meets nothing"
+    bound = scene.field(position)[0]
+    assert (density <= bound * 1.1).all() and (gradient.norm(dim=-1) - 1).abs().max() < 1e-2
+
+
+def test_albedo_is_lit_by_the_light_of_all_pictures() -> None:
+    scene = still(surface="sdf", sdf_radius=0.6, sdf_sharpness=300.0, samples=256, shading="soft")
+    lit = scene.render(around(1, size=33), torch.zeros(3)).rgb[0, 16, 16]
+    normal = torch.nn.functional.normalize(around(1).camera_to_world[0, :3, 3], dim=0)
+    expected = linear_to_srgb(srgb_to_linear(torch.tensor(0.5)) * shading(normal))
+    torch.testing.assert_close(lit, expected.expand(3), rtol=0, atol=5e-3)
+    assert torch.equal(scene.field(torch.zeros(1, 3))[1], torch.full((1, 3), 0.5)), "its own colour is albedo"
+
+
+def test_random_light_comes_late_in_a_share_of_the_renders_and_never_in_previews() -> None:
+    scene = still(shading="random", lit_from=5, blob_scale=100.0)
+    plain = still(blob_scale=100.0)
+    cameras = around(2)
+    shown = plain.render(cameras, torch.zeros(3), 0).rgb
+    assert torch.allclose(scene.render(cameras, torch.zeros(3), 7).rgb, plain.render(cameras, torch.zeros(3), 7).rgb)
+    scene.adapt(4, 0)
+    assert torch.allclose(scene.render(cameras, torch.zeros(3), 0).rgb, shown)
+    middle = torch.stack([scene.render(cameras, torch.zeros(3), seed).rgb[:, 8, 8, 0] for seed in range(1, 41)])
+    albedo, bright = (middle - 0.5).abs().amax(1) < 0.01, (middle > 0.51).any(1)
+    assert 4 <= albedo.sum() <= 17 and 8 <= bright.sum() <= 24 and not (albedo & bright).any()
+
+
+def test_levels_come_one_after_another() -> None:
+    scene = replace(SPEC, levels_from=2, level_start=1, level_every=2, blob_scale=100.0).build(0)
+    cameras = around(1)
+    fine = scene.grid.grids()[2].first
+
+    def matters() -> bool:
+        before = scene.render(cameras, None, 0).rgb
+        with torch.no_grad():
+            scene.table[fine : scene.grid.grids()[3].first] += 1.0
+        return not torch.equal(scene.render(cameras, None, 0).rgb, before)
+
+    assert not matters()
+    scene.adapt(1, 0)
+    assert not matters()
+    scene.adapt(2, 0)
+    assert matters()
+    again = replace(SPEC, levels_from=2, level_start=1, level_every=2, blob_scale=100.0).build(1)
+    again.load_state(scene.state())
+    assert torch.equal(again.render(cameras, None, 0).rgb, scene.render(cameras, None, 0).rgb)

@@ -1,6 +1,7 @@
 """Every regulariser against a value by hand or a brute-force sum."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -144,10 +145,23 @@ def test_total_variation():
 def test_nothing_hit_is_no_accident():
     """Rays without any sample: finite, and zero where there is nothing to say."""
     empty = volume([[], []], normal=torch.zeros(1, 1, 2, 3, dtype=torch.float64))
+    assert empty.samples is not None
+    empty = replace(empty, samples=replace(empty.samples, gradient=torch.zeros(0, 3, dtype=torch.float64)))
     total, values = losses.total(empty, dict.fromkeys(losses.LOSSES, 1.0) | {"tv_rgb": 0, "tv_depth": 0}, 0.0)
     assert torch.isfinite(total)
-    for name in ("orientation", "z_variance", "emptiness", "distortion"):
+    for name in ("orientation", "z_variance", "emptiness", "distortion", "eikonal"):
         assert values[name].item() == 0.0
+
+
+def test_eikonal_is_the_mean_square_of_what_a_slope_lacks_of_one():
+    render = volume([[(1.0, 0.5, 0.5), (2.0, 0.5, 0.5)], [(1.0, 0.5, 0.5)]])
+    with pytest.raises(DreamforgeError, match="needs a signed distance"):
+        losses.eikonal(render)
+    gradient = torch.tensor([[1.0, 0, 0], [0, 3.0, 4.0], [0.0, 0, 0]])
+    assert render.samples is not None
+    assert losses.eikonal(replace(render, samples=replace(render.samples, gradient=gradient))).item() == pytest.approx(
+        (0 + 16 + 1) / 3
+    )
 
 
 def test_total_weighs_along_progress():

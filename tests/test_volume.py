@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.cameras import orbit, rays
-from dreamforge.render.volume import one_solid, surface_level, volume_render, volume_surface
+from dreamforge.render.volume import Looked, one_solid, slope, surface_level, volume_render, volume_surface
 from dreamforge.types import Cameras, DreamforgeError, RenderOutput
 
 FULL = torch.ones(8, 8, 8, dtype=torch.bool)
@@ -27,9 +27,13 @@ def ball(density: float):
     return field
 
 
-def render(field, **changes) -> RenderOutput:
+def render(field, normals: bool = False, **changes) -> RenderOutput:
+    def look(position: Tensor, ray: Tensor) -> Looked:
+        steep = torch.nn.functional.normalize(-slope(lambda p: field(p)[0], position, 0.005), dim=-1)
+        return Looked(*field(position), steep if normals else None)
+
     arguments = {"occupancy": FULL, "cameras": view(), "background": torch.tensor([0.1, 0.2, 0.9]), "seed": 0}
-    return volume_render(field, **{**arguments, "step": 0.005, **changes})
+    return volume_render(lambda position, ray: field(position)[0], look, **{**arguments, "step": 0.005, **changes})
 
 
 def chord(cameras: Cameras) -> Tensor:

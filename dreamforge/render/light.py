@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamforge.types import Cameras
+
 
 @dataclass(frozen=True)
 class Light:
@@ -29,6 +31,21 @@ def shading(normals: Tensor, light: Light = SOFT) -> Tensor:
     """
     direction = torch.nn.functional.normalize(normals.new_tensor(light.direction), dim=0)
     return light.ambient + light.diffuse * (0.5 + 0.5 * (normals * direction).sum(-1, keepdim=True))
+
+
+def lights_near(cameras: Cameras, draws: torch.Generator) -> Tensor:
+    """One point light a view, ``[B,3]`` in the world: from about the camera's side, 0.8 to 1.5 metres from the origin
+    (DreamFusion, appendix A.2, with threestudio's numbers)."""
+    where = cameras.camera_to_world[:, :3, 3]
+    side = torch.nn.functional.normalize(where + torch.randn(where.shape, generator=draws).to(where), dim=-1)
+    return side * (0.8 + 0.7 * torch.rand(len(where), 1, generator=draws).to(where))
+
+
+def point_shading(normals: Tensor, position: Tensor, light: Tensor, ambient: float = 0.1) -> Tensor:
+    """Linear factor ``[...,1]`` of unit ``normals [...,3]`` at ``position``, lit from the point ``light [...,3]``:
+    ambient + (1 - ambient) max(0, n.l), Lambert's law without a fall-off (DreamFusion, eq. 7)."""
+    towards = torch.nn.functional.normalize(light - position, dim=-1)
+    return ambient + (1 - ambient) * (normals * towards).sum(-1, keepdim=True).clamp_min(0)
 
 
 def delight(rgb: Tensor, normals: Tensor, light: Light = SOFT) -> Tensor:

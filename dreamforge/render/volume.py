@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from dreamforge.rng import generator
 from dreamforge.types import Cameras, DreamforgeError, Mesh, RenderOutput, Samples
 
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]  # position [S,3] -> density [S] in 1/m, rgb [S,3] in [0,1]
+RayDensity = Callable[[Tensor, Tensor], Tensor]  # position [S,3], ray [S] int64 -> density [S] as met along the ray
 
 OPAQUE = 1e-3  # samples that less than this share of the light reaches are left out
 CHUNK = 1 << 15  # rays rendered at once where no gradient needs them together
@@ -22,8 +23,20 @@ POINTS = 1 << 18  # points evaluated at once where no gradient is needed
 FLOATER = 0.03  # pieces of a mesh with less than this share of the largest one's volume are dropped
 
 
+@dataclass(frozen=True)
+class Looked:
+    """Points as seen along a ray: ``density [S]`` in 1/m, ``rgb [S,3]`` in [0,1], unit ``normal [S,3]``, ``gradient
+    [S,3]`` of a signed distance."""
+
+    density: Tensor
+    rgb: Tensor
+    normal: Tensor | None = None
+    gradient: Tensor | None = None
+
+
 def volume_render(
-    field: Field,
+    density: RayDensity,
+    look: Callable[[Tensor, Tensor], Looked],
     occupancy: Tensor,
     cameras: Cameras,
     background: Tensor,
@@ -31,15 +44,15 @@ def volume_render(
     *,
     step: float,
     bound: float = 1.0,
-    normals: bool = False,
     backend: Backend = "auto",
 ) -> RenderOutput:
-    """Render ``field`` inside ``[-bound, bound]^3`` where ``occupancy [G,G,G]`` (bool; x, y, z) says so.
+    """Render a field inside ``[-bound, bound]^3`` where ``occupancy [G,G,G]`` (bool; x, y, z) says so.
 
-    Samples stand ``step`` metres apart, shifted by a random part of a step per ray: a function of ``seed``.
-    ``background`` is ``[3]``, ``[B,3]`` or ``[B,H,W,3]``. Depth is the mean over the ray's weights, 0 where alpha is 0.
-    ``normals`` come from finite differences of the density (four more evaluations a sample). Differentiable in the
-    field and the background. ``backend``: of the operations on rays.
+    ``look(position [S,3], ray [S])`` says what is there, ``density`` of the same arguments its density alone; a ray's
+    number is that of its pixel, row by row, view after view. Samples stand ``step`` metres apart, shifted by a random
+    part of a step per ray: a function of ``seed``. ``background`` is ``[3]``, ``[B,3]`` or ``[B,H,W,3]``. Depth is the
+    mean over the ray's weights, 0 where alpha is 0. Differentiable in the field and the background. ``backend``: of
+    the operations on rays.
     """
     shape = (len(cameras), cameras.height, cameras.width)
     origins, directions = (v.reshape(-1, 3) for v in rays(cameras))
@@ -47,8 +60,10 @@ def volume_render(
     shift = torch.rand(len(origins), generator=draws).to(origins)
     size = len(origins) if torch.is_grad_enabled() else CHUNK
     traced = [
-        _trace(field, sample(o, d, occupancy, bound, step, s, backend), step, normals, backend)
-        for o, d, s in zip(origins.split(size), directions.split(size), shift.split(size), strict=True)
+        _trace(density, look, number * size, sample(o, d, occupancy, bound, step, s, backend), step, backend)
+        for number, (o, d, s) in enumerate(
+            zip(origins.split(size), directions.split(size), shift.split(size), strict=True)
+        )
     ]
     sums, samples = torch.cat([sums for sums, _ in traced]), joined_samples([one for _, one in traced])
     alpha, t = sums[:, -2:-1], sums[:, -1:] / sums[:, -2:-1].clamp(min=1e-6)
@@ -56,23 +71,35 @@ def volume_render(
     slant = (directions.view(shape[0], -1, 3) * forward).sum(-1).view(-1, 1)
     behind = background.expand(shape[0], 3)[:, None, None] if background.ndim < 4 else background
     alpha = alpha.reshape(*shape, 1)
-    normal = torch.nn.functional.normalize(sums[:, 3:6], dim=-1).view(*shape, 3) if normals else None
+    normal = torch.nn.functional.normalize(sums[:, 3:6], dim=-1).view(*shape, 3) if sums.shape[1] > 5 else None
     rgb = sums[:, :3].reshape(*shape, 3) + (1 - alpha) * behind
     return RenderOutput(rgb, alpha, (t * slant).view(*shape, 1), normal, samples=samples)
 
 
-def _trace(field: Field, packed: Packed, step: float, normals: bool, backend: Backend) -> tuple[Tensor, Samples]:
-    """Sums over each ray, of colour (and normal), of 1, of t, and the samples that light reaches.
+def _trace(
+    density: RayDensity,
+    look: Callable[[Tensor, Tensor], Looked],
+    first: int,
+    packed: Packed,
+    step: float,
+    backend: Backend,
+) -> tuple[Tensor, Samples]:
+    """Sums over each ray, of colour (and normal), of 1, of t, and the samples that light reaches. The rays are those
+    from number ``first`` on.
 
     The density of all samples is looked at first, without gradients: what stands behind a surface would get none, and
     is left out where they are kept for.
     """
-    density, color = evaluate(field, packed.position)
-    seen = visible(packed, density, step, OPAQUE, backend)
-    density, color = field(seen.position)
-    values = torch.cat([color, _normals(field, seen.position, step)], 1) if normals else color
-    sums, weights = render(seen, density, values, step, backend)
-    return sums, Samples(seen.ray, seen.t, torch.full_like(seen.t, step), density, weights, seen.position, packed.rays)
+    with torch.no_grad():
+        pieces = zip(packed.position.split(POINTS), (packed.ray + first).split(POINTS), strict=True)
+        seen = visible(packed, torch.cat([density(*piece) for piece in pieces]), step, OPAQUE, backend)
+    here = look(seen.position, seen.ray + first)
+    values = here.rgb if here.normal is None else torch.cat([here.rgb, here.normal], 1)
+    sums, weights = render(seen, here.density, values, step, backend)
+    width = torch.full_like(seen.t, step)
+    return sums, Samples(
+        seen.ray, seen.t, width, here.density, weights, seen.position, packed.rays, gradient=here.gradient
+    )
 
 
 def joined_samples(parts: Sequence[Samples]) -> Samples:
@@ -81,15 +108,15 @@ def joined_samples(parts: Sequence[Samples]) -> Samples:
     for part in parts:
         moved.append(replace(part, ray=part.ray + before) if before else part)
         before += part.rays
-    names = [one.name for one in fields(Samples) if one.name != "rays"]
+    names = [one.name for one in fields(Samples) if one.name != "rays" and getattr(parts[0], one.name) is not None]
     return Samples(**{name: torch.cat([getattr(one, name) for one in moved]) for name in names}, rays=before)
 
 
-def _normals(field: Field, position: Tensor, step: float) -> Tensor:
-    """Unit ``-grad density [S,3]`` by differences between the corners of a tetrahedron half a step wide."""
+def slope(value: Callable[[Tensor], Tensor], position: Tensor, step: float) -> Tensor:
+    """The gradient ``[S,3]`` of ``value`` by differences between the corners of a tetrahedron half a ``step`` wide."""
     corners = position.new_tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-    density = torch.stack([field(position + corner * (step / 2))[0] for corner in corners], -1)
-    return torch.nn.functional.normalize(-density @ corners, dim=-1)
+    values = torch.stack([value(position + corner * (step / 2)) for corner in corners], -1)
+    return values @ corners / (2 * step)  # the corners' products with themselves add up to 4
 
 
 @torch.no_grad()

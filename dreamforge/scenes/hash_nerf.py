@@ -1,6 +1,7 @@
 """A radiance field without view dependence: hash grid, small MLP, occupancy grid (Mueller et al. 2022), blob."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,11 @@ from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.hashgrid import HashGrid, encode
 from dreamforge.ops.march import cell_points, decayed, occupied
 from dreamforge.ops.mlp import fused_mlp, init
-from dreamforge.render.volume import evaluate, volume_render, volume_surface
+from dreamforge.render.light import lights_near, linear_to_srgb, point_shading, shading, srgb_to_linear
+from dreamforge.render.volume import Looked, evaluate, slope, volume_render, volume_surface
 from dreamforge.rng import generator
+from dreamforge.scenes.sky import Kind, Sky
+from dreamforge.scenes.state import copied, restore
 from dreamforge.types import Cameras, DreamforgeError, Mesh, ParamGroup, RenderOutput, State
 
 BOUND = 1.0  # the object lives in [-1, 1]^3
@@ -34,6 +38,13 @@ class HashNerf:
     is read in float16, the table learns in float32. ``backend`` of all operations: "torch" is the readable reference.
     ``background``: "solid" ``background_color``; "learned", one colour that starts there; "environment", a network
     from the ray's direction to a colour. ``normals`` adds rendered normals (four times the work).
+
+    ``surface``: "density" as above, or "sdf": the raw number is added to the distance to a sphere of ``sdf_radius``
+    metres, and alpha is NeuS's (Wang et al. 2021, eq. 13) of a sharpness that starts at ``sdf_sharpness`` in 1/m and
+    is learnt. ``shading``: "none", colours are as shown; else they are albedo, and lit: "soft" by the one light of
+    all pictures, "random" as in DreamFusion, after ``lit_from`` steps by a point near the camera in ``lit_share`` of
+    the renders, of which ``textureless_share`` are white; before, and in previews (seed 0), as shown. ``levels_from``
+    levels count at the start, from step ``level_start`` on one more every ``level_every`` (0: all at once).
     """
 
     levels: int = 6
@@ -52,18 +63,30 @@ class HashNerf:
     occupancy_every: int = 8
     occupancy_decay: float = 0.8  # 0.95 is for runs of 20 000 steps: here a cell must be forgotten in about 150
     occupancy_threshold: float = 0.01
-    background: Literal["solid", "learned", "environment"] = "solid"
+    background: Kind = "solid"
     background_color: tuple[float, float, float] = (0.5, 0.5, 0.5)
     normals: bool = False
+    surface: Literal["density", "sdf"] = "density"
+    sdf_radius: float = 0.5
+    sdf_sharpness: float = 20.0  # NeuS's start, e^3
+    shading: Literal["none", "soft", "random"] = "none"
+    lit_from: int = 1000
+    lit_share: float = 0.75
+    textureless_share: float = 0.5
+    levels_from: int = 4
+    level_start: int = 0
+    level_every: int = 0
     sparse_adam: bool = False
     half_table: bool = False
     backend: Backend = "auto"
     lr_encoding: float = 1e-2
     lr_mlp: float = 1e-2  # DreamFusion in threestudio: 0.01 for the whole geometry; 1e-3 stays foggy for 600 steps
     lr_background: float = 1e-3
+    lr_sharpness: float = 1e-2
 
     def __post_init__(self) -> None:
-        positive = ("hidden", "layers", "density_scale", "blob_std", "samples", "occupancy_cells", "occupancy_every")
+        positive = ["hidden", "layers", "density_scale", "blob_std", "samples", "occupancy_cells", "occupancy_every"]
+        positive += ["sdf_radius", "sdf_sharpness", "levels_from"]
         wrong = [name for name in positive if getattr(self, name) <= 0]
         if wrong:
             raise DreamforgeError(
@@ -95,28 +118,105 @@ class HashNerfScene:
         self.table = self.grid.table(draws).to(device).requires_grad_()
         self.half = self.table.detach().half() if spec.half_table else None
         self.weights = [weight.to(device).requires_grad_() for weight in init(widths, draws)]
-        self.color = torch.tensor(spec.background_color, dtype=torch.float32, device=device)
-        self.sky: list[Tensor] = []
-        if spec.background == "learned":
-            self.sky = [torch.logit(self.color, 1e-3).requires_grad_()]
-        elif spec.background == "environment":
-            self.sky = [weight.to(device).requires_grad_() for weight in init([9, 16, 3], draws)]
+        self.log_sharpness = torch.tensor(math.log(spec.sdf_sharpness), device=device)
+        if spec.surface == "sdf":
+            self.log_sharpness.requires_grad_()
+        self.age = torch.zeros((), dtype=torch.int64)  # steps so far
+        self.sky = Sky(spec.background, spec.background_color, draws, device)
         self.opacity = torch.zeros([spec.occupancy_cells] * 3, device=device)
         for look in range(2):
-            self._look(generator(seed, "occupancy", look), decay=1.0)
+            self._survey(generator(seed, "occupancy", look), decay=1.0)
 
     def field(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """``position [N,3]`` in the world -> density ``[N]`` in 1/m and colour ``[N,3]`` as shown."""
-        unit = (position * (0.5 / BOUND) + 0.5).clamp(0, 1)
-        encoded = encode(unit, self.table, self.grid, self.half, self.spec.backend)
-        (raw,) = fused_mlp(encoded, self.weights, backend=self.spec.backend)
+        """``position [N,3]`` in the world -> density ``[N]`` in 1/m and colour ``[N,3]``, as shown or albedo.
+
+        Of a signed distance f and sharpness s the density is s / (1 + e^(s f)): NeuS's of a ray along the gradient.
+        """
+        raw = self._raw(position)
+        color = torch.sigmoid(raw[:, 1:])
+        if self.spec.surface == "sdf":
+            sharpness = self.log_sharpness.exp()
+            return sharpness * torch.sigmoid(-sharpness * self._distance(position, raw)), color
         radius = position.square().sum(-1) / self.spec.blob_std**2
         if self.spec.blob == "magic3d":
             blob = self.spec.blob_scale * (1 - radius.sqrt())
         else:
             blob = self.spec.blob_scale * torch.exp(-0.5 * radius)
-        density = self.spec.density_scale * torch.nn.functional.softplus(raw[:, 0] + blob)
-        return density, torch.sigmoid(raw[:, 1:])
+        return self.spec.density_scale * torch.nn.functional.softplus(raw[:, 0] + blob), color
+
+    def _raw(self, position: Tensor) -> Tensor:
+        """The network's four numbers ``[N,4]``."""
+        unit = (position * (0.5 / BOUND) + 0.5).clamp(0, 1)
+        encoded = encode(unit, self.table, self.grid, self.half, self.spec.backend)
+        if self.spec.level_every:
+            there = self.spec.levels_from + max(int(self.age) - self.spec.level_start, 0) // self.spec.level_every
+            if there < self.spec.levels:
+                level = torch.arange(self.grid.width, device=position.device) // self.spec.features
+                encoded = encoded * (level < there)
+        (raw,) = fused_mlp(encoded, self.weights, backend=self.spec.backend)
+        return raw
+
+    def _distance(self, position: Tensor, raw: Tensor) -> Tensor:
+        """Signed distance ``[N]`` in metres, negative inside."""
+        distance: Tensor = position.norm(dim=-1) - self.spec.sdf_radius + raw[:, 0]
+        return distance
+
+    def _look(self, cameras: Cameras, seed: int) -> Callable[[Tensor, Tensor], Looked]:
+        """What points are as seen by the pixels of ``cameras``."""
+        shade = self._shading(cameras, seed)
+        directions = rays(cameras)[1].reshape(-1, 3) if self.spec.surface == "sdf" else None
+
+        def look(position: Tensor, ray: Tensor) -> Looked:
+            if directions is not None:
+                density, rgb, gradient = self._crossed(position, directions.index_select(0, ray))
+                normal: Tensor | None = torch.nn.functional.normalize(gradient, dim=-1)
+            else:
+                density, rgb = self.field(position)
+                normal, gradient = None, None
+                if self.spec.normals or shade is not None:
+                    climb = slope(lambda p: self.field(p)[0], position, self.step)
+                    normal = torch.nn.functional.normalize(-climb, dim=-1)
+            if shade is not None:
+                rgb = shade(rgb, normal, position, ray)
+            return Looked(density, rgb, normal if self.spec.normals else None, gradient)
+
+        return look
+
+    def _crossed(self, position: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Density, colour and gradient of the distance, where a step of a ray along ``direction`` crosses f.
+
+        NeuS, eq. 13: alpha = (Phi(f before) - Phi(f behind)) / Phi(f before), with f half a step before and behind
+        from its slope along the ray, which must fall. The density is what has this alpha over a step.
+        """
+        raw = self._raw(position)
+        here = self._distance(position, raw)
+        gradient = slope(lambda p: self._distance(p, self._raw(p)), position, self.step)
+        half = (direction * gradient).sum(-1).clamp_max(0) * (self.step / 2)
+        sharpness = self.log_sharpness.exp()
+        # Phi(f before) / Phi(f behind) >= 1; its logarithm is the optical depth of the step
+        before, behind = sharpness * (here - half), sharpness * (here + half)
+        depth = torch.nn.functional.logsigmoid(before) - torch.nn.functional.logsigmoid(behind)
+        return depth / self.step, torch.sigmoid(raw[:, 1:]), gradient
+
+    def _shading(self, cameras: Cameras, seed: int) -> Callable[..., Tensor] | None:
+        """From albedo to what is shown, in linear light; None where nothing is lit."""
+        spec = self.spec
+        if spec.shading == "none":
+            return None
+        if spec.shading == "soft":
+            return lambda rgb, normal, position, ray: linear_to_srgb(srgb_to_linear(rgb) * shading(normal)).clamp(0, 1)
+        draws = generator(seed, "light")
+        lot, white = torch.rand(2, generator=draws).tolist()
+        if seed == 0 or int(self.age) < spec.lit_from or lot >= spec.lit_share:
+            return None
+        lights, pixels = lights_near(cameras, draws), cameras.height * cameras.width
+
+        def lit(rgb: Tensor, normal: Tensor, position: Tensor, ray: Tensor) -> Tensor:
+            albedo = torch.ones_like(rgb) if white < spec.textureless_share else srgb_to_linear(rgb)
+            factor = point_shading(normal, position, lights.index_select(0, ray // pixels))
+            return linear_to_srgb(albedo * factor).clamp(0, 1)
+
+        return lit
 
     def render(
         self, cameras: Cameras, background: Tensor | None = None, seed: int = 0, parts: Sequence[str] | None = None
@@ -126,29 +226,21 @@ class HashNerfScene:
             raise DreamforgeError(
                 f"parts {list(parts)} of a HashNerf were asked for, but it has none; leave parts out."
             )
-        behind = self._background(cameras) if background is None else background
+        behind = self.sky.seen(cameras, self.spec.backend) if background is None else background
+        look = self._look(cameras, seed)
+        sdf = self.spec.surface == "sdf"
         return volume_render(
-            self.field,
+            (lambda position, ray: look(position, ray).density)
+            if sdf
+            else (lambda position, ray: self.field(position)[0]),
+            look,
             occupied(self.opacity, self.spec.occupancy_threshold),
             cameras,
             behind,
             seed,
             step=self.step,
             bound=BOUND,
-            normals=self.spec.normals,
             backend=self.spec.backend,
-        )
-
-    def _background(self, cameras: Cameras) -> Tensor:
-        if self.spec.background == "solid":
-            return self.color
-        if self.spec.background == "learned":
-            return torch.sigmoid(self.sky[0])
-        x, y, z = (directions := rays(cameras)[1]).unbind(-1)
-        # Real spherical harmonics up to degree 2, without their constants: the network scales them.
-        basis = torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, 3 * z * z - 1], -1)
-        return torch.sigmoid(fused_mlp(basis.view(-1, 9), self.sky, backend=self.spec.backend)[0]).view(
-            directions.shape
         )
 
     def param_groups(self) -> list[ParamGroup]:
@@ -157,17 +249,20 @@ class HashNerfScene:
             {"params": [self.table], "lr": self.spec.lr_encoding, "name": "encoding", **sparse},
             {"params": self.weights, "lr": self.spec.lr_mlp, "name": "mlp"},
         ]
-        if self.sky:
-            groups.append({"params": self.sky, "lr": self.spec.lr_background, "name": "background"})
+        if self.spec.surface == "sdf":
+            groups.append({"params": [self.log_sharpness], "lr": self.spec.lr_sharpness, "name": "sharpness"})
+        if self.sky.params:
+            groups.append({"params": self.sky.params, "lr": self.spec.lr_background, "name": "background"})
         return groups
 
     def adapt(self, step: int, seed: int) -> None:
         """Renew the half table; look where the density is now, every ``occupancy_every`` steps."""
         self._renew_half()
+        self.age.fill_(step + 1)
         if (step + 1) % self.spec.occupancy_every == 0:
-            self._look(generator(seed, "occupancy"), self.spec.occupancy_decay)
+            self._survey(generator(seed, "occupancy"), self.spec.occupancy_decay)
 
-    def _look(self, draws: torch.Generator, decay: float) -> None:
+    def _survey(self, draws: torch.Generator, decay: float) -> None:
         density, _ = evaluate(self.field, cell_points(self.spec.occupancy_cells, BOUND, draws).to(self.table))
         seen = -torch.expm1(-density * self.step)
         self.opacity = decayed(self.opacity, seen.view_as(self.opacity), decay)
@@ -177,23 +272,11 @@ class HashNerfScene:
         return volume_surface(self.field, resolution, step=self.step, device=self.table.device, bound=BOUND)
 
     def state(self) -> State:
-        return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        return copied(self._tensors())
 
     def load_state(self, state: State) -> None:
         """Raises DreamforgeError for the state of a scene of other sizes."""
-        own = self._tensors()
-        wrong = sorted(
-            name
-            for name in own.keys() | state.keys()
-            if name not in own or name not in state or own[name].shape != state[name].shape
-        )
-        if wrong:
-            raise DreamforgeError(
-                f"{', '.join(wrong)} in the given state do not fit this HashNerf; use the recipe that made it."
-            )
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(state[name])
+        restore(self._tensors(), state, "HashNerf")
         self._renew_half()
 
     @torch.no_grad()
@@ -203,5 +286,6 @@ class HashNerfScene:
 
     def _tensors(self) -> State:
         layers = {f"mlp.{number}": weight for number, weight in enumerate(self.weights)}
-        sky = {f"background.{number}": weight for number, weight in enumerate(self.sky)}
-        return {"table": self.table, **layers, **sky, "occupancy": self.opacity}
+        return {"table": self.table, **layers, **self.sky.tensors(), "occupancy": self.opacity, "age": self.age} | (
+            {"sharpness": self.log_sharpness} if self.spec.surface == "sdf" else {}
+        )
