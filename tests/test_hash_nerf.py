@@ -157,7 +157,7 @@ def still(**changes: Any) -> HashNerfScene:
 
 
 def test_a_distance_is_a_sphere_at_the_start() -> None:
-    scene = still(surface="sdf", sdf_radius=0.6, sdf_sharpness=200.0, samples=256, normals=True)
+    scene = still(surface="sdf", sdf_radius=0.6, sdf_sharpness=1000.0, samples=256, normals=True)
     out = scene.render(around(3, size=33), torch.zeros(3))
     assert out.normal is not None and out.samples is not None and out.samples.gradient is not None
     assert out.alpha[:, 16, 16].min() > 0.999 and not out.alpha[:, 0, 0].any()
