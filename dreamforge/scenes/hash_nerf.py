@@ -127,16 +127,17 @@ class HashNerfScene:
         for look in range(2):
             self._survey(generator(seed, "occupancy", look), decay=1.0)
 
-    def field(self, position: Tensor) -> tuple[Tensor, Tensor]:
+    def field(self, position: Tensor, reach: float = 0.0) -> tuple[Tensor, Tensor]:
         """``position [N,3]`` in the world -> density ``[N]`` in 1/m and colour ``[N,3]``, as shown or albedo.
 
-        Of a signed distance f and sharpness s the density is s / (1 + e^(s f)): NeuS's of a ray along the gradient.
+        Of a signed distance f and sharpness s the density is s / (1 + e^(s f)): NeuS's of a ray along the gradient; its
+        greatest within ``reach`` metres.
         """
         raw = self._raw(position)
         color = torch.sigmoid(raw[:, 1:])
         if self.spec.surface == "sdf":
             sharpness = self.log_sharpness.exp()
-            return sharpness * torch.sigmoid(-sharpness * self._distance(position, raw)), color
+            return sharpness * torch.sigmoid(-sharpness * (self._distance(position, raw) - reach)), color
         radius = position.square().sum(-1) / self.spec.blob_std**2
         if self.spec.blob == "magic3d":
             blob = self.spec.blob_scale * (1 - radius.sqrt())
@@ -263,7 +264,10 @@ class HashNerfScene:
             self._survey(generator(seed, "occupancy"), self.spec.occupancy_decay)
 
     def _survey(self, draws: torch.Generator, decay: float) -> None:
-        density, _ = evaluate(self.field, cell_points(self.spec.occupancy_cells, BOUND, draws).to(self.table))
+        # A sharp surface may pass between the point and its cell's far corner: distances count from there.
+        reach = 3**0.5 * 2 * BOUND / self.spec.occupancy_cells
+        points = cell_points(self.spec.occupancy_cells, BOUND, draws).to(self.table)
+        density, _ = evaluate(lambda position: self.field(position, reach), points)
         seen = -torch.expm1(-density * self.step)
         self.opacity = decayed(self.opacity, seen.view_as(self.opacity), decay)
 
