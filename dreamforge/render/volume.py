@@ -134,14 +134,48 @@ def volume_surface(field: Field, resolution: int, *, step: float, device: torch.
     light cannot reach from any side: a thin thing may be thick fog. Floaters go, hollows that nobody sees are filled.
     Raises DreamforgeError when nothing stops light.
     """
-    from skimage.measure import marching_cubes
-
-    if not 16 <= resolution <= 512:
-        raise DreamforgeError(f"an extraction at {resolution} voxels a side was asked for; choose 16 to 512.")
+    _check_resolution(resolution)
     coarse = min(resolution, 64)
     level = surface_level(_voxels(field, coarse, bound, device), 2 * bound / coarse)
     density = _voxels(field, resolution, bound, device)
     inside = torch.maximum(density / level, _depth_inside(density * (2 * bound / resolution)) / math.log(2))
+    return _meshed(inside, field, step=step, device=device, bound=bound)
+
+
+@torch.no_grad()
+def distance_surface(
+    distance: Callable[[Tensor], Tensor],
+    field: Field,
+    resolution: int,
+    *,
+    step: float,
+    device: torch.device,
+    bound: float = 1.0,
+) -> Mesh:
+    """As ``volume_surface``, where the signed ``distance [N]`` in metres (negative inside) of positions is 0.
+
+    Raises DreamforgeError when it is negative nowhere.
+    """
+    _check_resolution(resolution)
+    voxels = _voxels(lambda position: (distance(position), position), resolution, bound, device)
+    if not bool((voxels < 0).any()):
+        raise DreamforgeError(
+            f"the signed distance is nowhere below {float(voxels.min()):.3g} metres, so there is no surface to "
+            "extract; train longer or start from a larger sphere."
+        )
+    return _meshed((1 - voxels * (resolution / (2 * bound))).clamp(0, 2), field, step=step, device=device, bound=bound)
+
+
+def _check_resolution(resolution: int) -> None:
+    if not 16 <= resolution <= 512:
+        raise DreamforgeError(f"an extraction at {resolution} voxels a side was asked for; choose 16 to 512.")
+
+
+def _meshed(inside: Tensor, field: Field, *, step: float, device: torch.device, bound: float) -> Mesh:
+    """The surface where ``inside [G,G,G]``, on the CPU, is 1, without floaters and hollows, in the field's colours."""
+    from skimage.measure import marching_cubes
+
+    resolution = len(inside)
     padded = torch.nn.functional.pad(one_solid(inside, 1.0), [1] * 6)  # the surface closes at the end of the volume
     points, triangles, _, _ = marching_cubes(padded.numpy(), 1.0, allow_degenerate=False)
     vertices = (torch.from_numpy(points.copy()).float() - 0.5) * (2 * bound / resolution) - bound

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from dreamforge.ops.hashgrid import HashGrid, encode
 from dreamforge.ops.march import cell_points, decayed, occupied
 from dreamforge.ops.mlp import fused_mlp, init
 from dreamforge.render.light import lights_near, linear_to_srgb, point_shading, shading, srgb_to_linear
-from dreamforge.render.volume import Looked, evaluate, slope, volume_render, volume_surface
+from dreamforge.render.volume import Looked, distance_surface, evaluate, slope, volume_render, volume_surface
 from dreamforge.rng import generator
 from dreamforge.scenes.sky import Kind, Sky
 from dreamforge.scenes.state import copied, restore
@@ -273,7 +273,10 @@ class HashNerfScene:
 
     def extract(self, resolution: int) -> Mesh:
         """See ``types.Scene``; colours as shown, with the light that the field learnt in them."""
-        return volume_surface(self.field, resolution, step=self.step, device=self.table.device, bound=BOUND)
+        where: dict[str, Any] = {"step": self.step, "device": self.table.device, "bound": BOUND}
+        if self.spec.surface == "sdf":
+            return distance_surface(lambda p: self._distance(p, self._raw(p)), self.field, resolution, **where)
+        return volume_surface(self.field, resolution, **where)
 
     def state(self) -> State:
         return copied(self._tensors())
