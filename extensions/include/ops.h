@@ -5,6 +5,7 @@
 #include "hashgrid.h"
 #include "march.h"
 #include "mlp.h"
+#include "raster.h"
 
 #define DF_OPS(OP)                          \
     OP(adam_sparse_step, AdamArgs)          \
@@ -19,4 +20,9 @@
     OP(march_keep_count, RenderArgs)        \
     OP(march_keep, RenderArgs)              \
     OP(march_render, RenderArgs)            \
-    OP(march_render_backward, RenderArgs)
+    OP(march_render_backward, RenderArgs)   \
+    OP(raster_cover, RasterArgs)            \
+    OP(raster_resolve, RasterArgs)          \
+    OP(raster_backward, RasterArgs)         \
+    OP(raster_interpolate, InterpolateArgs) \
+    OP(raster_interpolate_backward, InterpolateArgs)
