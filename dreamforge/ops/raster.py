@@ -44,7 +44,7 @@ def rasterize(
     is seen (``antialias`` has that), none for ``dx`` and ``dy``, which ``derivatives`` asks for. Raises
     DreamforgeError for shapes that do not fit and for faces that name no vertex.
     """
-    views, vertices = _check(pixels, depth, faces)
+    views, vertices = check_mesh(pixels, depth, faces)
     if height < 1 or width < 1 or not 0 < near < float("inf"):
         raise DreamforgeError(
             f"a picture of {width}x{height} pixels and near {near} were given, but sizes of at least 1 and a length "
@@ -90,8 +90,8 @@ def check_indices(indices: Tensor, end: int, name: str, what: str, least: int = 
         )
 
 
-def _check(pixels: Tensor, depth: Tensor, faces: Tensor) -> tuple[int, int]:
-    """Views and vertices."""
+def check_mesh(pixels: Tensor, depth: Tensor, faces: Tensor) -> tuple[int, int]:
+    """Views and vertices. Raises DreamforgeError for shapes that do not fit, faces that name no vertex."""
     if pixels.ndim != 3 or pixels.shape[2] != 2 or depth.shape != pixels.shape[:2] or faces.shape[1:] != (3,):
         raise DreamforgeError(
             f"pixels {list(pixels.shape)}, depth {list(depth.shape)} and faces {list(faces.shape)} were given, but "

@@ -2,6 +2,7 @@
 // library a C function df_<name>, CUDA a kernel of this name.
 #pragma once
 #include "adam.h"
+#include "antialias.h"
 #include "hashgrid.h"
 #include "march.h"
 #include "mlp.h"
@@ -9,6 +10,9 @@
 
 #define DF_OPS(OP)                          \
     OP(adam_sparse_step, AdamArgs)          \
+    OP(antialias_outline, AntialiasArgs)    \
+    OP(antialias_blend, AntialiasArgs)      \
+    OP(antialias_backward, AntialiasArgs)   \
     OP(hashgrid_encode, HashGridArgs)       \
     OP(hashgrid_grad_table, HashGridArgs)   \
     OP(hashgrid_grad_points, HashGridArgs)  \
