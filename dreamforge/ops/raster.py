@@ -1,159 +1,342 @@
-"""Rasterisation of triangles: which face is seen at each pixel centre, and where on it.
+"""Meshes at pixels: the triangle that is seen at each centre and the place on it; what its corners carry there.
 
-The method is the classic scanline one. Triangles are cut in rows of pixel centres; the ends of a row come from the
-triangle's edges, always evaluated from the upper to the lower end point, so that two triangles that share an edge
-compute the same number and half-open rows leave neither a gap nor a pixel drawn twice. Depth is resolved by one
-``amax`` over packed integers (inverse depth, face), whose result does not depend on the order of the work.
+Which triangle covers a pixel is defined in ``scanline.py``. The compiled core rounds as it does there, so both find the
+same faces, to the last pixel; weights and depths agree within rounding.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-CHUNK = 1 << 22  # (face, pixel) pairs resolved at once: bounds the memory at about 200 MB
-LOW = (1 << 32) - 1  # the low half of a key
-TINY = 1e-12  # twice an area in pixels; below it slopes overflow
+from dreamforge.ops import cuda, native
+from dreamforge.ops.dispatch import Backend, call, choose
+from dreamforge.ops.fragments import Fragments
+from dreamforge.ops.scanline import nearest
+from dreamforge.types import DreamforgeError
 
+__all__ = ["Fragments", "interpolate", "rasterize"]
 
-@dataclass(frozen=True)
-class Fragments:
-    """``face [B,H,W]`` int64, ``bary [B,H,W,3]`` perspective correct, ``depth [B,H,W]``; nothing seen: -1, 0, 0."""
-
-    face: Tensor
-    bary: Tensor
-    depth: Tensor
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of pixels of one ``face`` each: ``count`` of them from flat index ``pixel``, with inverse depths."""
-
-    face: Tensor
-    pixel: Tensor
-    count: Tensor
-    inverse: Tensor  # at the first pixel
-    slope: Tensor
+PARTS = 16  # of a picture, at most, whose shares of the vertices' gradient are summed up each by itself
+LANES = 8  # threads of a GPU that draw a face together; as in extensions/include/raster.h
 
 
-@torch.no_grad()
-def rasterize(pixels: Tensor, depth: Tensor, faces: Tensor, height: int, width: int, near: float = 1e-3) -> Fragments:
+def rasterize(
+    pixels: Tensor,
+    depth: Tensor,
+    faces: Tensor,
+    height: int,
+    width: int,
+    near: float = 1e-3,
+    derivatives: bool = False,
+    backend: Backend = "auto",
+) -> Fragments:
     """The nearest face at each pixel centre.
 
     ``pixels [B,V,2]`` (x, y; the first centre is (0.5, 0.5)) and ``depth [B,V]`` as ``cameras.project`` gives them,
     ``faces [F,3]``. Both windings are drawn. A centre exactly on an edge belongs to one side only; of faces equally
-    near the lower index wins. A face that reaches nearer than ``near`` is left out whole (nothing is clipped). For
-    flat drawing (a texture's chart) give depth 1. Values only: no gradient.
+    near the lower index wins. What lies nearer than ``near`` > 0 is cut off. A face with a corner that is no finite
+    number, or 1e15 pixels away, or with no area, is not drawn. For flat drawing (a texture's chart) give depth 1.
+
+    Gradients reach ``pixels`` and ``depth`` from ``bary`` and ``depth``, as of the face's plane: none for which face
+    is seen (``antialias`` has that), none for ``dx`` and ``dy``, which ``derivatives`` asks for. Raises
+    DreamforgeError for shapes that do not fit and for faces that name no vertex.
     """
-    views = [_view(p, d, faces, height, width, near) for p, d in zip(pixels, depth, strict=True)]
-    return Fragments(*(torch.stack([getattr(v, name) for v in views]) for name in ("face", "bary", "depth")))
+    views, vertices = check_mesh(pixels, depth, faces)
+    if height < 1 or width < 1 or not 0 < near < float("inf"):
+        raise DreamforgeError(
+            f"a picture of {width}x{height} pixels and near {near} were given, but sizes of at least 1 and a length "
+            "above 0 are expected."
+        )
+    able = pixels.dtype == depth.dtype == torch.float32 and max(3 * vertices, len(faces), height * width) < 2**31
+    if choose("raster", pixels.device, backend, able, agrees) == "torch":
+        return rasterize_reference(pixels, depth, faces, height, width, near, derivatives)
+    return rasterize_native(pixels, depth, faces, height, width, near, derivatives)
 
 
-def interpolate(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor) -> Tensor:
-    """Vertex ``attributes [V,C]`` at ``face_ids [...]``, ``bary [...,3]`` -> ``[...,C]``; 0 where the face is -1."""
+def interpolate(
+    attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor, backend: Backend = "auto"
+) -> Tensor:
+    """Vertex ``attributes [V,C]`` at ``face_ids [...]``, ``bary [...,3]`` -> ``[...,C]``; 0 where the face is -1.
+
+    Attributes ``[B,V,C]``, one set for each view, ask for ``face_ids [B,...]``. Gradients reach attributes and bary.
+    Raises DreamforgeError for shapes that do not fit, and for ids that name no face or vertex.
+    """
+    fits = attributes.ndim in (2, 3) and bary.shape == (*face_ids.shape, 3) and faces.shape[1:] == (3,)
+    if not fits or (attributes.ndim == 3 and attributes.shape[:1] != face_ids.shape[:1]):
+        raise DreamforgeError(
+            f"attributes {list(attributes.shape)}, faces {list(faces.shape)}, face_ids {list(face_ids.shape)} and bary "
+            f"{list(bary.shape)} were given, but [V,C] or [B,V,C], [F,3], [B,...] and [B,...,3] are expected."
+        )
+    check_indices(faces, attributes.shape[-2], "faces", "vertices")
+    check_indices(face_ids, len(faces), "face_ids", "faces", least=-1)
+    able = attributes.dtype == bary.dtype == torch.float32
+    if choose("raster", attributes.device, backend, able, agrees) == "torch":
+        return interpolate_reference(attributes, faces, face_ids, bary)
+    return interpolate_native(attributes, faces, face_ids, bary)
+
+
+def check_indices(indices: Tensor, end: int, name: str, what: str, least: int = 0) -> None:
+    """Raises DreamforgeError where an index is not in [least, end)."""
+    if indices.numel() == 0:
+        return
+    low, high = (int(one) for one in indices.aminmax())
+    if low < least or high >= end:
+        raise DreamforgeError(
+            f"{name} has numbers from {low} to {high}, but there are {end} {what}: give indices from {least} to "
+            f"{end - 1}."
+        )
+
+
+def check_mesh(pixels: Tensor, depth: Tensor, faces: Tensor) -> tuple[int, int]:
+    """Views and vertices. Raises DreamforgeError for shapes that do not fit, faces that name no vertex."""
+    if pixels.ndim != 3 or pixels.shape[2] != 2 or depth.shape != pixels.shape[:2] or faces.shape[1:] != (3,):
+        raise DreamforgeError(
+            f"pixels {list(pixels.shape)}, depth {list(depth.shape)} and faces {list(faces.shape)} were given, but "
+            "[B,V,2], [B,V] and [F,3] are expected; see cameras.project."
+        )
+    if faces.dtype not in (torch.int64, torch.int32):
+        raise DreamforgeError(f"faces of {faces.dtype} were given, but whole numbers are expected: use int64.")
+    check_indices(faces, pixels.shape[1], "faces", "vertices")
+    return pixels.shape[0], pixels.shape[1]
+
+
+# ---- the reference
+
+
+def rasterize_reference(
+    pixels: Tensor, depth: Tensor, faces: Tensor, height: int, width: int, near: float = 1e-3, derivatives: bool = False
+) -> Fragments:
+    """The definition of ``rasterize``: any float type, differentiable as often as wanted."""
+    views = [_view(p, d, faces.long(), height, width, near) for p, d in zip(pixels, depth, strict=True)]
+    columns = [torch.stack(column) for column in zip(*views, strict=True)]
+    if not views:
+        empty = pixels.new_zeros(0, height, width, 3)
+        columns = [empty[..., 0].long(), empty, empty[..., 0], empty, empty]
+    return Fragments(*(columns if derivatives else columns[:3]))
+
+
+def interpolate_reference(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor) -> Tensor:
+    """The definition of ``interpolate``."""
     hit = (face_ids.flatten() >= 0).nonzero().squeeze(1)
-    corners = faces.index_select(0, face_ids.flatten().index_select(0, hit))
+    corners = faces.long().index_select(0, face_ids.flatten().index_select(0, hit))
+    if attributes.ndim == 3:
+        of_view = face_ids.numel() // max(len(face_ids), 1)
+        corners = corners + (hit // max(of_view, 1) * attributes.shape[1])[:, None]
+        attributes = attributes.flatten(0, 1)
     weights = bary.reshape(-1, 3).index_select(0, hit).to(attributes.dtype)
     one, two, three = (attributes.index_select(0, corners[:, i]) * weights[:, i : i + 1] for i in range(3))
     out = attributes.new_zeros(face_ids.numel(), attributes.shape[1])
-    return out.index_copy_(0, hit, one + two + three).view(*face_ids.shape, attributes.shape[1])
+    return out.index_copy(0, hit, one + two + three).view(*face_ids.shape, attributes.shape[1])
 
 
-def _view(pixels: Tensor, depth: Tensor, faces: Tensor, height: int, width: int, near: float) -> Fragments:
-    best = torch.zeros(height * width, dtype=torch.int64, device=pixels.device)
-    for pixel, key in _keys(_rows(pixels, depth, faces, height, width, near)):
-        best.scatter_reduce_(0, pixel, key, "amax")
-    hit = best.nonzero().squeeze(1)
-    winner = LOW - (best.index_select(0, hit) & LOW)
+def _view(pixels: Tensor, depth: Tensor, faces: Tensor, height: int, width: int, near: float) -> list[Tensor]:
+    """The five images of one view."""
+    face = nearest(pixels, depth, faces, height, width, near)
+    hit = (face >= 0).nonzero().squeeze(1)
     center = torch.stack([hit % width, hit // width], -1) + 0.5
-    corners = faces.index_select(0, winner).flatten()
-    corners = torch.cat([pixels, 1.0 / depth[:, None]], 1).index_select(0, corners).view(-1, 9)
-    bary, inverse = _barycentric(center.to(pixels.dtype), corners)
-    return Fragments(
-        torch.full_like(best, -1).index_copy_(0, hit, winner).view(height, width),
-        pixels.new_zeros(height * width, 3).index_copy_(0, hit, bary).view(height, width, 3),
-        pixels.new_zeros(height * width).index_copy_(0, hit, 1.0 / inverse).view(height, width),
-    )
+    corners = faces.index_select(0, face.index_select(0, hit)).flatten()
+    corners = torch.cat([pixels, depth[:, None]], 1).index_select(0, corners).view(-1, 3, 3)
+    images = [face.view(height, width)]
+    for values in barycentric(center.to(pixels.dtype), corners):
+        whole = values.new_zeros(height * width, *values.shape[1:]).index_copy(0, hit, values)
+        images.append(whole.view(height, width, *values.shape[1:]))
+    return images
 
 
-def _visible(xy: Tensor, depth: Tensor, height: int, width: int, near: float) -> Tensor:
-    """Indices of the triangles in front of the camera, touching the picture, with an area. ``xy [F,3,2]``."""
-    low, high = xy.amin(1), xy.amax(1)
-    size = xy.new_tensor([width, height])
-    one, two = xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0]
-    area = one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]
-    inside = ((high > 0.5) & (low < size)).all(1)
-    return ((depth.amin(1) > near) & inside & (area.abs() > 0)).nonzero().squeeze(1)  # a NaN compares false
+def barycentric(center: Tensor, corners: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Perspective-correct weights ``[P,3]``, depth ``[P]`` and the weights' slopes at pixel ``center [P,2]``.
 
-
-def _rows(pixels: Tensor, depth: Tensor, faces: Tensor, height: int, width: int, near: float) -> _Rows:
-    xy, z = pixels[faces], depth[faces]
-    keep = _visible(xy, z, height, width, near)
-    xy, inverse = xy[keep], 1.0 / z[keep]
-    order = xy[..., 1].argsort(1)
-    xy, inverse = xy.gather(1, order[..., None].expand(-1, -1, 2)), inverse.gather(1, order)
-    (ax, ay), (bx, by), (cx, cy) = ((xy[:, i, 0], xy[:, i, 1]) for i in range(3))  # from top to bottom
-    first, middle, last = ((y - 0.5).ceil().clamp(0, height) for y in (ay, by, cy))
-    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-    area = torch.where(area.abs() > TINY, area, torch.inf)  # a sliver is drawn at its first corner's depth
-    db, dc = inverse[:, 1] - inverse[:, 0], inverse[:, 2] - inverse[:, 0]
-    dx, dy = (db * (cy - ay) - dc * (by - ay)) / area, (dc * (bx - ax) - db * (cx - ax)) / area
-    edges = [(cx - ax) / (cy - ay), (bx - ax) / (by - ay), (cx - bx) / (cy - by)]  # an infinite one has no row
-    columns = [ax, ay, bx, by, middle, *edges, inverse[:, 0], dx, dy, inverse.amin(1), inverse.amax(1)]
-    rows = (last - first).long()
-    owner = torch.repeat_interleave(rows)
-    y = torch.arange(len(owner), device=rows.device) + (first.long() - rows.cumsum(0) + rows)[owner]
-    return _cut(keep, owner, y, torch.stack(columns, 1).index_select(0, owner), width)
-
-
-def _cut(keep: Tensor, owner: Tensor, row: Tensor, table: Tensor, width: int) -> _Rows:
-    """Where each row enters and leaves its triangle, and the inverse depth (affine on the screen) along it."""
-    ax, ay, bx, by, middle, ac, ab, bc, inverse, dx, dy, low, high = table.unbind(1)
-    y = row + 0.5
-    long_side = ax + (y - ay) * ac
-    short_side = torch.where(row < middle, ax + (y - ay) * ab, bx + (y - by) * bc)
-    start = (torch.minimum(long_side, short_side) - 0.5).ceil().clamp(0, width)
-    stop = (torch.maximum(long_side, short_side) - 0.5).ceil().clamp(0, width)
-    count = stop - start
-    at_row = inverse + dy * (y - ay)
-    # a sliver's slopes are unreliable, its end points are not: hold both ends between the corners
-    begin = torch.clamp(at_row + dx * (start + 0.5 - ax), low, high)
-    end = torch.clamp(at_row + dx * (stop - 0.5 - ax), low, high)
-    slope = (end - begin) / (count - 1).clamp_min(1)
-    full = (count > 0).nonzero().squeeze(1)
-    columns = keep[owner], row * width + start.long(), count.long(), begin, slope
-    return _Rows(*(column.index_select(0, full) for column in columns))
-
-
-def _keys(rows: _Rows) -> Iterator[tuple[Tensor, Tensor]]:
-    """(flat pixel, key) of all covered pixels, in chunks; the larger key is nearer, then of the lower face."""
-    total = rows.count.cumsum(0)
-    lo, done = 0, 0
-    while lo < len(total):
-        hi = max(lo + 1, int(torch.searchsorted(total, done + CHUNK, right=True)))
-        pairs = int(total[hi - 1]) - done
-        owner = torch.repeat_interleave(rows.count[lo:hi], output_size=pairs)
-        before = total[lo:hi] - rows.count[lo:hi] - done
-        step = torch.arange(pairs, device=total.device) - before.index_select(0, owner)
-        inverse = rows.inverse[lo:hi].index_select(0, owner) + step * rows.slope[lo:hi].index_select(0, owner)
-        bits = inverse.float().view(torch.int32).long()  # bits of positive floats sort as the floats do
-        key = (bits << 32) | (LOW - rows.face[lo:hi]).index_select(0, owner)
-        yield rows.pixel[lo:hi].index_select(0, owner) + step, key
-        lo, done = hi, done + pairs
-
-
-def _barycentric(center: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """Perspective-correct weights ``[P,3]`` and inverse depth ``[P]`` at pixel ``center [P,2]``.
-
-    ``corners [P,9]``: x, y, inverse depth of the three corners. The weights on the screen are the shares of the
-    area, divided by depth they are affine in the world (Blinn 1992, hyperbolic interpolation).
+    ``corners [P,3,3]``: x, y, depth of each corner. A corner's weight is the area across from it on the screen,
+    divided by the corner's depth, as a share of the sum (Blinn 1992, hyperbolic interpolation); it holds for corners
+    behind the camera too (Olano and Greer 1997). Rounding may leave [0, 1]: values are held there, gradients are not.
     """
-    x = [corners[:, i] - center[:, 0] for i in (0, 3, 6)]
-    y = [corners[:, i] - center[:, 1] for i in (1, 4, 7)]
-    opposite = torch.stack([x[i - 2] * y[i - 1] - y[i - 2] * x[i - 1] for i in range(3)], 1)  # twice the area across
-    area = opposite.sum(1, keepdim=True)
-    flat = torch.where(area != 0, opposite / area, 1.0 / 3.0).clamp(0.0, 1.0)
-    weighted = flat / flat.sum(1, keepdim=True) * corners[:, 2::3]
-    total = weighted.sum(1)
-    return weighted / total[:, None], total
+    x, y = (corners[:, :, axis] - center[:, axis : axis + 1] for axis in (0, 1))
+    z = corners[:, :, 2]
+    after, before = [1, 2, 0], [2, 0, 1]
+    weight = (x[:, after] * y[:, before] - y[:, after] * x[:, before]) / z
+    total = weight.sum(1, keepdim=True)
+    good = (total.abs() > 0) & (total.abs() < torch.inf)
+    total = torch.where(good, total, 1.0)
+    exact = torch.where(good, weight / total, 1.0 / 3.0)
+    with torch.no_grad():
+        held = exact.clamp(0.0, 1.0)
+        held = held / held.sum(1, keepdim=True) - exact
+        slopes = [
+            torch.where(good, (by - exact * by.sum(1, keepdim=True)) / total, 0.0)
+            for by in ((y[:, after] - y[:, before]) / z, (x[:, before] - x[:, after]) / z)
+        ]
+    bary = exact + held
+    return bary, (bary * z).sum(1), slopes[0], slopes[1]
+
+
+# ---- the compiled core
+
+
+class RasterArgs(ctypes.Structure):
+    """``RasterArgs`` of extensions/include/raster.h."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("points", "faces", "rows", "face", "bary", "depth", "dx", "dy")],
+        *[(name, ctypes.c_void_p) for name in ("grad_bary", "grad_depth", "grad")],
+        *[(name, ctypes.c_int64) for name in ("views", "vertices", "count")],
+        *[(name, ctypes.c_int32) for name in ("height", "width", "parts")],
+        ("near", ctypes.c_float),
+    ]
+
+
+class InterpolateArgs(ctypes.Structure):
+    """``InterpolateArgs`` of extensions/include/raster.h."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("attributes", "faces", "face", "bary", "out")],
+        *[(name, ctypes.c_void_p) for name in ("pull", "grad", "grad_bary")],
+        *[(name, ctypes.c_int64) for name in ("sets", "points", "vertices")],
+        *[(name, ctypes.c_int32) for name in ("channels", "parts")],
+    ]
+
+
+def rasterize_native(
+    pixels: Tensor,
+    depth: Tensor,
+    faces: Tensor,
+    height: int,
+    width: int,
+    near: float = 1e-3,
+    derivatives: bool = False,
+    level: native.Level = None,
+) -> Fragments:
+    """``rasterize`` by the compiled core at a ``level``, see ``native.Level``."""
+    points = torch.cat([pixels, depth[..., None]], -1)
+    found = _Rasterize.apply(points, faces.int().contiguous(), (height, width, near, derivatives, level))
+    return Fragments(*found)
+
+
+def interpolate_native(
+    attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor, level: native.Level = None
+) -> Tensor:
+    """``interpolate`` by the compiled core."""
+    out: Tensor = _Interpolate.apply(attributes, faces.int().contiguous(), face_ids, bary, level)
+    return out
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, points: Tensor, faces: Tensor, given: tuple[int, int, float, bool, native.Level]
+    ) -> tuple[Tensor, ...]:
+        height, width, near, derivatives, level = given
+        size = {"height": height, "width": width, "near": near}
+        face = torch.zeros(len(points), height, width, dtype=torch.int64, device=points.device)
+        bary, depth = points.new_empty(*face.shape, 3), points.new_empty(face.shape)
+        images = {"face": face, "bary": bary, "depth": depth}
+        if derivatives:
+            images |= {"dx": torch.empty_like(bary), "dy": torch.empty_like(bary)}
+        rows = torch.empty(len(points), len(faces), 2, dtype=torch.int32, device=points.device)
+        args = _raster_args(points, faces, size, rows=rows, **images)
+        _run("raster_cover", points, len(points) * len(faces) * LANES, args, level)
+        _run("raster_resolve", points, face.numel(), args, level)
+        ctx.save_for_backward(points, faces, face)
+        ctx.size, ctx.level = size, level
+        ctx.mark_non_differentiable(face, *list(images.values())[3:])
+        ctx.set_materialize_grads(False)
+        return tuple(images.values())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None, None]:
+        points, faces, face = ctx.saved_tensors
+        pulls = dict(zip(("grad_bary", "grad_depth"), (one if one is None else one.contiguous() for one in grads[1:3]), strict=True))
+        grad = shares(points, face[0].numel() if len(face) else 0, ctx.level)
+        args = _raster_args(points, faces, ctx.size, face=face, grad=grad, **pulls)
+        args.parts = grad.shape[1]
+        _run("raster_backward", points, face.numel(), args, ctx.level)
+        return summed(grad), None, None
+
+
+class _Interpolate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, attributes: Tensor, faces: Tensor, face: Tensor, bary: Tensor, level: native.Level
+    ) -> Tensor:
+        attributes, face, bary = attributes.contiguous(), face.contiguous(), bary.contiguous()
+        out = attributes.new_empty(*face.shape, attributes.shape[-1])
+        args = _interpolate_args(attributes, faces, face, bary, out=out)
+        _run("raster_interpolate", attributes, face.numel(), args, level)
+        ctx.save_for_backward(attributes, faces, face, bary)
+        ctx.level = level
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, pull: Tensor) -> tuple[Tensor | None, ...]:
+        attributes, faces, face, bary = ctx.saved_tensors
+        to_bary = torch.empty_like(bary) if ctx.needs_input_grad[3] else None
+        args = _interpolate_args(attributes, faces, face, bary, pull=(pull := pull.contiguous()), grad_bary=to_bary)
+        to_attributes = None
+        if ctx.needs_input_grad[0]:
+            sets = attributes if attributes.ndim == 3 else attributes[None]
+            to_attributes = shares(sets, args.points, ctx.level)
+            args.grad, args.parts = to_attributes.data_ptr(), to_attributes.shape[1]
+        _run("raster_interpolate_backward", attributes, face.numel(), args, ctx.level)
+        grad = None if to_attributes is None else summed(to_attributes).view_as(attributes)
+        return grad, None, None, to_bary, None
+
+
+def shares(like: Tensor, pixels: int, level: native.Level) -> Tensor:
+    """Zeros ``[S, parts, V, C]`` for a gradient like ``[S, V, C]``, of ``pixels`` for each of S.
+
+    On a CPU each part of the pixels has its own sums: as many parts as the sizes ask for, however many threads there
+    are, so that the bits do not depend on them.
+    """
+    few = native.on_cuda(like, level) or like.shape[1] == 0
+    parts = 1 if few else max(1, min(PARTS, pixels // (8 * like.shape[1])))
+    return like.new_zeros(like.shape[0], parts, *like.shape[1:])
+
+
+def summed(parts: Tensor) -> Tensor:
+    """``[S, parts, V, C]`` -> ``[S, V, C]``."""
+    return parts[:, 0] if parts.shape[1] == 1 else parts.sum(1)
+
+
+def _pointers(tensors: dict[str, Tensor | None]) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+
+
+def _raster_args(points: Tensor, faces: Tensor, size: dict[str, Any], **tensors: Tensor | None) -> RasterArgs:
+    given = _pointers({"points": points, "faces": faces, **tensors})
+    return RasterArgs(**given, views=len(points), vertices=points.shape[1], count=len(faces), **size)
+
+
+def _interpolate_args(
+    attributes: Tensor, faces: Tensor, face: Tensor, bary: Tensor, **tensors: Tensor | None
+) -> InterpolateArgs:
+    given = _pointers({"attributes": attributes, "faces": faces, "face": face, "bary": bary, **tensors})
+    sets = len(attributes) if attributes.ndim == 3 else 1
+    vertices, channels = attributes.shape[-2:]
+    points = face.numel() // max(sets, 1)
+    return InterpolateArgs(**given, sets=sets, points=points, vertices=vertices, channels=channels, parts=1)
+
+
+def _run(name: str, like: Tensor, items: int, args: ctypes.Structure, level: native.Level) -> None:
+    call("raster", name, like, args, (cuda.blocks(items), 1), level)
+
+
+def agrees(device: torch.device) -> bool:
+    """Whether the core's kernels on a device answer a small case as the reference does."""
+    draws = torch.Generator().manual_seed(0)
+    pixels = (40 * torch.rand(2, 60, 2, generator=draws) - 4).to(device)
+    depth = (0.5 + torch.rand(2, 60, generator=draws)).to(device)
+    faces = torch.randint(0, 60, (40, 3), generator=draws).to(device)
+    values = torch.rand(60, 5, generator=draws).to(device)
+    pull = torch.randn(2, 32, 32, 6, generator=draws).to(device)
+    answers = []
+    for draw, mix in ((rasterize_native, interpolate_native), (rasterize_reference, interpolate_reference)):
+        given = [one.clone().requires_grad_() for one in (pixels, depth, values)]
+        found = draw(given[0], given[1], faces, 32, 32)
+        out = torch.cat([mix(given[2], faces, found.face, found.bary), found.depth[..., None]], -1)
+        answers.append([found.face.to(out), out.detach(), *torch.autograd.grad((out * pull).sum(), given)])
+    same = torch.equal(answers[0][0], answers[1][0])
+    return same and all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in zip(*answers, strict=True))

@@ -2,12 +2,17 @@
 // library a C function df_<name>, CUDA a kernel of this name.
 #pragma once
 #include "adam.h"
+#include "antialias.h"
 #include "hashgrid.h"
 #include "march.h"
 #include "mlp.h"
+#include "raster.h"
 
 #define DF_OPS(OP)                          \
     OP(adam_sparse_step, AdamArgs)          \
+    OP(antialias_outline, AntialiasArgs)    \
+    OP(antialias_blend, AntialiasArgs)      \
+    OP(antialias_backward, AntialiasArgs)   \
     OP(hashgrid_encode, HashGridArgs)       \
     OP(hashgrid_grad_table, HashGridArgs)   \
     OP(hashgrid_grad_points, HashGridArgs)  \
@@ -19,4 +24,9 @@
     OP(march_keep_count, RenderArgs)        \
     OP(march_keep, RenderArgs)              \
     OP(march_render, RenderArgs)            \
-    OP(march_render_backward, RenderArgs)
+    OP(march_render_backward, RenderArgs)   \
+    OP(raster_cover, RasterArgs)            \
+    OP(raster_resolve, RasterArgs)          \
+    OP(raster_backward, RasterArgs)         \
+    OP(raster_interpolate, InterpolateArgs) \
+    OP(raster_interpolate_backward, InterpolateArgs)
