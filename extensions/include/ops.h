@@ -2,7 +2,9 @@
 // library a C function df_<name>, CUDA a kernel of this name.
 #pragma once
 #include "adam.h"
+#include "flexicubes.h"
 #include "hashgrid.h"
+#include "isosurface.h"
 #include "march.h"
 #include "mlp.h"
 
@@ -19,4 +21,14 @@
     OP(march_keep_count, RenderArgs)        \
     OP(march_keep, RenderArgs)              \
     OP(march_render, RenderArgs)            \
-    OP(march_render_backward, RenderArgs)
+    OP(march_render_backward, RenderArgs)   \
+    OP(flexicubes_cases, FlexiArgs)         \
+    OP(flexicubes_count, FlexiArgs)         \
+    OP(flexicubes_vertices, FlexiArgs)      \
+    OP(flexicubes_faces, FlexiArgs)         \
+    OP(flexicubes_share, FlexiArgs)         \
+    OP(flexicubes_pull, FlexiArgs)          \
+    OP(flexicubes_gather, FlexiArgs)        \
+    OP(tetrahedra_count, TetraArgs)         \
+    OP(tetrahedra_fill, TetraArgs)          \
+    OP(tetrahedra_backward, TetraArgs)
