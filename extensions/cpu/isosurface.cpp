@@ -61,8 +61,36 @@ void flexicubes_pull(const FlexiArgs& args) {
     for_active(args, [&](int64_t item) { flexi_pull(args, item); });
 }
 
+// The first active cube that is not below `cube`.
+static int64_t first_active(const FlexiArgs& args, int64_t cube) {
+    int64_t low = 0, high = args.count;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (args.active[middle] < cube)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+// A plane of the grid across x belongs to one task, and takes what the cubes of both its sides bring in their order.
 void flexicubes_gather(const FlexiArgs& args) {
-    for_vertices(args, [&](const Place& vertex) { flexi_gather(args, vertex); });
+    const int64_t plane = int64_t(args.size[1] + 1) * (args.size[2] + 1), slab = int64_t(args.size[1]) * args.size[2];
+    parallel(args.size[0] + 1, [&](int64_t x) {
+        if (args.grad_x) __builtin_memset(args.grad_x + 3 * x * plane, 0, 3 * sizeof(float) * plane);
+        if (args.grad_s) __builtin_memset(args.grad_s + x * plane, 0, sizeof(float) * plane);
+        const int64_t middle = first_active(args, x * slab), end = first_active(args, (x + 1) * slab);
+        for (int64_t item = first_active(args, (x - 1) * slab); item < end; ++item) {
+            const int64_t low = low_corner(args, cube_place(args, args.active[item]));
+            for (int corner = item < middle; corner < 8; corner += 2) {
+                const float* const slot = args.slots + 32 * item + 4 * corner;
+                const int64_t vertex = low + corner_step(args.size, corner);
+                for (int axis = 0; args.grad_x && axis < 3; ++axis) args.grad_x[3 * vertex + axis] += slot[axis];
+                if (args.grad_s) args.grad_s[vertex] += slot[3];
+            }
+        }
+    });
 }
 
 static int64_t grid_vertices(const TetraArgs& args) {

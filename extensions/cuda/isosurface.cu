@@ -19,6 +19,25 @@ DF_BODY Place vertex_place(const Args& args, int64_t number) {
     return place_in(number, args.size[1] + 1, args.size[2] + 1);
 }
 
+// A vertex of the grid takes what the eight cubes around it bring, in one order.
+DF_BODY void flexi_gather(const FlexiArgs& args, const Place& vertex) {
+    float sum[4] = {};
+    for (int c = 0; c < 8; ++c) {
+        int64_t cube = 0;
+        bool there = true;
+        for (int axis = 0; axis < 3; ++axis) {
+            const int32_t at = vertex.at[axis] - bit(c, axis);
+            there &= at >= 0 && at < args.size[axis];
+            cube = cube * args.size[axis] + at;
+        }
+        if (!there || args.cases[cube] == 0 || args.cases[cube] == 255) continue;
+        for (int n = 0; n < 4; ++n) sum[n] += args.slots[32 * int64_t(args.rank[cube]) + 4 * c + n];
+    }
+    if (args.grad_x)
+        for (int axis = 0; axis < 3; ++axis) args.grad_x[3 * vertex.number + axis] = sum[axis];
+    if (args.grad_s) args.grad_s[vertex.number] = sum[3];
+}
+
 }  // namespace DF_LEVEL
 }  // namespace dreamforge
 

@@ -58,8 +58,13 @@ struct Crossing {
     DF_BODY float slope_b() const { return fall != 0.0f ? t / fall : 0.0f; }
 };
 
-// Signs of all corners around the grid's vertex; of those beyond the border, its own.
+DF_BODY bool has_cube(const TetraArgs& args, const Place& vertex) {
+    return vertex.at[0] < args.size[0] && vertex.at[1] < args.size[1] && vertex.at[2] < args.size[2];
+}
+
+// Signs at the corners of the cube above the grid's vertex; of those beyond the border, its own.
 DF_BODY uint32_t tetra_case(const TetraArgs& args, const Place& vertex) {
+    if (has_cube(args, vertex)) return case_of(args.s, vertex.number, args.size);
     const bool own = args.s[vertex.number] < 0.0f;
     uint32_t inside = own;
     for (int d = 1; d < 8; ++d) {
@@ -68,10 +73,6 @@ DF_BODY uint32_t tetra_case(const TetraArgs& args, const Place& vertex) {
         inside |= uint32_t(there ? args.s[vertex.number + corner_step(args.size, d)] < 0.0f : own) << d;
     }
     return inside;
-}
-
-DF_BODY bool has_cube(const TetraArgs& args, const Place& vertex) {
-    return vertex.at[0] < args.size[0] && vertex.at[1] < args.size[1] && vertex.at[2] < args.size[2];
 }
 
 // Bits 1 to 7 of a case that differ from bit 0, at 0 to 6.
