@@ -1,6 +1,7 @@
 // Every CUDA kernel, compiled for the host: see include/launch.h.
 #include "../cuda/adam.cu"
 #include "../cuda/hashgrid.cu"
+#include "../cuda/isosurface.cu"
 #include "../cuda/march.cu"
 #include "../cuda/mlp.cu"
 #include "../cuda/selftest.cu"

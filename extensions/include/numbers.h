@@ -26,5 +26,12 @@ DF_BODY float expm1_of(float x) {
     return power.number * series + (power.number - 1.0f);
 }
 
+DF_BODY float tanh_of(float x) {
+    const float grown = expm1_of(2.0f * x);
+    return grown / (grown + 2.0f);
+}
+
+DF_BODY float sigmoid_of(float x) { return 1.0f / (2.0f + expm1_of(-x)); }
+
 }  // namespace DF_LEVEL
 }  // namespace dreamforge

@@ -10,9 +10,11 @@ typedef uint16_t Half;  // the bits of an IEEE 754 half
 #if defined(__CUDACC_RTC__)
 DF_BODY float floor_of(float x) { return floorf(x); }
 DF_BODY float root_of(float x) { return sqrtf(x); }
+DF_BODY int32_t bits_of(uint32_t x) { return __popc(x); }
 #else
 DF_BODY float floor_of(float x) { return __builtin_floorf(x); }
 DF_BODY float root_of(float x) { return __builtin_sqrtf(x); }
+DF_BODY int32_t bits_of(uint32_t x) { return __builtin_popcount(x); }  // how many are set
 #endif
 
 // A whole number as an integer; of what does not fit, a NaN too, the least one, as x86 has it.

@@ -1,0 +1,347 @@
+// FlexiCubes (Shen et al. 2023) on a regular grid: the bodies for one cube that the surface crosses.
+#pragma once
+#include "isosurface.h"
+//
+#include "numbers.h"
+
+namespace dreamforge {
+
+constexpr int LOOP_ROW = 16, LOOPS = 12, JOINED = 13, CROSSED = 14, NO_LOOP = 255;  // as in ops/isosurface_tables.py
+
+// Mirrored in ops/isosurface_native.py. n vertices of size[0] x size[1] x size[2] cubes, of which the surface crosses
+// `count`. Null: alpha, beta, gamma that were not given, gradients that nobody wants.
+struct FlexiArgs {
+    const float *x, *s, *alpha, *beta, *gamma;  // [n, 3], [n], [cubes, 8], [cubes, 12], [cubes]
+    const uint8_t* table;                       // [256, LOOP_ROW]: loop_table
+    uint8_t* cases;                             // [cubes]
+    const int64_t* active;                      // [count], of cubes
+    uint8_t* rows;                              // [count], of the table
+    int32_t* rank;                              // [cubes]: an active cube's number among them
+    int64_t* first;        // [3, count + 1] of dual vertices, quads, crossed edges: how many at i + 1, then where
+    float* vertices;       // [V + Q, 3]: of quads when training
+    float* deviation;      // [E]
+    int64_t* faces;        // [F, 3]
+    const float *grad_vertices, *grad_deviation;
+    float* share;          // [Q, 4, 2]: see flexi_share
+    float* slots;          // [count, 8, 4]: what each active cube pulls at its corners' {x, y, z, s}
+    float *grad_x, *grad_s, *grad_alpha, *grad_beta, *grad_gamma;
+    int64_t count;
+    int32_t size[3], training;
+    float scale;
+};
+
+namespace DF_LEVEL {
+
+DF_BODY Place cube_place(const FlexiArgs& args, int64_t cube) { return place_in(cube, args.size[1], args.size[2]); }
+
+DF_BODY int64_t low_corner(const FlexiArgs& args, const Place& cube) {
+    return (int64_t(cube.at[0]) * (args.size[1] + 1) + cube.at[1]) * (args.size[2] + 1) + cube.at[2];
+}
+
+DF_BODY int64_t cube_step(const int32_t (&size)[3], int axis) {
+    return axis == 0 ? int64_t(size[1]) * size[2] : axis == 1 ? size[2] : 1;
+}
+
+// Edge 4 axis + p + 2 q lies at the offsets p along `one`, q along `two`.
+struct Axes {
+    int axis, one, two;
+    DF_BODY explicit Axes(int axis) : axis(axis), one(axis == 0), two(axis == 2 ? 1 : 2) {}
+    DF_BODY int low(int edge) const { return (edge & 1) << one | (edge >> 1 & 1) << two; }  // its low corner
+    DF_BODY int high(int edge) const { return low(edge) | 1 << axis; }
+};
+
+// The row of the table: of the opposite signs where this cube and its neighbour join on the face between them.
+DF_BODY uint32_t row_of(const FlexiArgs& args, const Place& cube) {
+    const uint32_t inside = args.cases[cube.number];
+    const int face = args.table[inside * LOOP_ROW + JOINED], axis = face >> 1, side = face & 1;
+    if (axis > 2 || (side ? cube.at[axis] + 1 >= args.size[axis] : cube.at[axis] == 0)) return inside;
+    const int64_t other = cube.number + (side ? 1 : -1) * cube_step(args.size, axis);
+    return args.table[args.cases[other] * LOOP_ROW + JOINED] == (face ^ 1) ? 255 - inside : inside;
+}
+
+// Whether a quad surrounds the edge along an axis at the cube's corner 0.
+DF_BODY bool has_quad(const FlexiArgs& args, const Place& cube, const Axes& axes) {
+    const int32_t inside = args.cases[cube.number];
+    return (inside & 1) != bit(inside, 1 << axes.axis) && cube.at[axes.one] > 0 && cube.at[axes.two] > 0;
+}
+
+DF_BODY void flexi_count(const FlexiArgs& args, int64_t item) {
+    const Place cube = cube_place(args, args.active[item]);
+    const uint32_t row = row_of(args, cube);
+    int64_t* const first = args.first + item + 1;
+    args.rows[item] = uint8_t(row);
+    args.rank[cube.number] = int32_t(item);
+    first[0] = args.table[row * LOOP_ROW + LOOPS];
+    first[args.count + 1] = 0;
+    for (int axis = 0; axis < 3; ++axis) first[args.count + 1] += has_quad(args, cube, Axes(axis));
+    first[2 * (args.count + 1)] = args.table[row * LOOP_ROW + CROSSED];
+}
+
+// A cube with its dual vertices, of each loop, and what they are made of, of each edge.
+struct Dual {
+    const uint8_t* loop;  // of each edge
+    int64_t low;          // the grid's vertex at corner 0
+    float s[8], lean[8];  // lean: tanh(alpha)
+    Crossing u[12], plain[12];
+    float bend[12], beta[12], distance[12];  // bend: tanh(beta)
+    float vertex[4][3], total[4], mean[4];
+};
+
+DF_BODY float position(const FlexiArgs& args, const Dual& dual, int corner, int axis) {
+    return args.x[3 * (dual.low + corner_step(args.size, corner)) + axis];
+}
+
+// Calls each(edge, its low corner, its high corner, its loop) for the edges that the surface crosses.
+template <class Each>
+DF_BODY void for_crossed(const uint8_t* loop, const Each& each) {
+    for (int edge = 0; edge < 12; ++edge)
+        if (loop[edge] != NO_LOOP) each(edge, Axes(edge >> 2).low(edge), Axes(edge >> 2).high(edge), int(loop[edge]));
+}
+
+DF_BODY void solve(const FlexiArgs& args, int64_t item, Dual& dual) {
+    const int64_t cube = args.active[item];
+    dual.loop = args.table + args.rows[item] * LOOP_ROW;
+    dual.low = low_corner(args, cube_place(args, cube));
+    for (int c = 0; c < 8; ++c) {
+        dual.s[c] = args.s[dual.low + corner_step(args.size, c)];
+        dual.lean[c] = args.alpha ? tanh_of(args.alpha[8 * cube + c]) : 0.0f;
+    }
+    int edges[4] = {};
+    for (int l = 0; l < 4; ++l) {
+        dual.total[l] = dual.mean[l] = 0.0f;
+        for (int axis = 0; axis < 3; ++axis) dual.vertex[l][axis] = 0.0f;
+    }
+    for_crossed(dual.loop, [&](int e, int a, int b, int l) {
+        dual.plain[e] = Crossing(dual.s[a], dual.s[b]);
+        dual.u[e] = Crossing((1.0f + args.scale * dual.lean[a]) * dual.s[a], (1.0f + args.scale * dual.lean[b]) * dual.s[b]);
+        dual.bend[e] = args.beta ? tanh_of(args.beta[12 * cube + e]) : 0.0f;
+        dual.beta[e] = 1.0f + args.scale * dual.bend[e];
+        for (int axis = 0; axis < 3; ++axis) {
+            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
+            dual.vertex[l][axis] += dual.beta[e] * (x_a + dual.u[e].t * (x_b - x_a));
+        }
+        dual.total[l] += dual.beta[e];
+        ++edges[l];
+    });
+    for (int l = 0; l < dual.loop[LOOPS]; ++l)
+        for (int axis = 0; axis < 3; ++axis) dual.vertex[l][axis] /= dual.total[l];
+    for_crossed(dual.loop, [&](int e, int a, int b, int l) {
+        float square = 0.0f;
+        for (int axis = 0; axis < 3; ++axis) {
+            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
+            const float off = dual.vertex[l][axis] - (x_a + dual.plain[e].t * (x_b - x_a));
+            square += off * off;
+        }
+        dual.distance[e] = root_of(square);
+        dual.mean[l] += dual.distance[e] / float(edges[l]);
+    });
+}
+
+DF_BODY void flexi_vertices(const FlexiArgs& args, int64_t item) {
+    Dual dual;
+    solve(args, item, dual);
+    for (int l = 0; l < dual.loop[LOOPS]; ++l)
+        for (int axis = 0; axis < 3; ++axis) args.vertices[3 * (args.first[item] + l) + axis] = dual.vertex[l][axis];
+    int64_t place = args.first[2 * (args.count + 1) + item];
+    for_crossed(dual.loop, [&](int e, int, int, int l) {
+        const float off = dual.distance[e] - dual.mean[l];
+        args.deviation[place++] = off < 0.0f ? -off : off;
+    });
+}
+
+DF_BODY float gamma_of(const FlexiArgs& args, int64_t cube) {
+    return args.gamma ? 0.5f + args.scale * (sigmoid_of(args.gamma[cube]) - 0.5f) : 1.0f;
+}
+
+// The quad around the edge along an axis at a cube's corner 0: a ring of four, each with how far its cube is back along
+// the other two axes (one + 2 two). It turns to the left seen from outside.
+struct Quad {
+    int32_t back[4];
+    int64_t vertex[4];
+    float gamma[4];
+    float one, two;  // products of gamma at the ends of the diagonals 0-2 and 1-3
+};
+
+DF_BODY void quad_of(const FlexiArgs& args, const Place& cube, const Axes& axes, Quad& quad) {
+    const bool left = ((args.cases[cube.number] & 1) != 0) != (axes.axis == 1);
+    for (int k = 0; k < 4; ++k) {
+        const int turn = left ? k : 3 - k;
+        const int32_t back = turn == 0 ? 3 : turn == 1 ? 2 : turn == 2 ? 0 : 1;
+        const int64_t other = cube.number - bit(back, 0) * cube_step(args.size, axes.one) -
+                              bit(back, 1) * cube_step(args.size, axes.two);
+        const int64_t item = args.rank[other];
+        quad.back[k] = back;
+        quad.vertex[k] = args.first[item] + args.table[args.rows[item] * LOOP_ROW + 4 * axes.axis + back];
+        quad.gamma[k] = gamma_of(args, other);
+    }
+    quad.one = quad.gamma[0] * quad.gamma[2], quad.two = quad.gamma[1] * quad.gamma[3];
+}
+
+DF_BODY void flexi_faces(const FlexiArgs& args, int64_t item) {
+    const Place cube = cube_place(args, args.active[item]);
+    const int64_t total = args.first[args.count];
+    int64_t number = args.first[args.count + 1 + item];
+    for (int axis = 0; axis < 3; ++axis) {
+        if (!has_quad(args, cube, Axes(axis))) continue;
+        Quad quad;
+        quad_of(args, cube, Axes(axis), quad);
+        int64_t* face = args.faces + (args.training ? 12 : 6) * number;
+        if (!args.training) {
+            const bool other = quad.two > quad.one;  // the diagonal 1-3
+            const int64_t ways[6] = {0, 1, other ? 3 : 2, other ? 1 : 0, 2, 3};
+            for (int i = 0; i < 6; ++i) face[i] = quad.vertex[ways[i]];
+        } else {
+            const float share = quad.one / (quad.one + quad.two);
+            for (int a = 0; a < 3; ++a) {
+                float corner[4];
+                for (int k = 0; k < 4; ++k) corner[k] = args.vertices[3 * quad.vertex[k] + a];
+                args.vertices[3 * (total + number) + a] =
+                    share * (corner[0] + corner[2]) * 0.5f + (1.0f - share) * (corner[1] + corner[3]) * 0.5f;
+            }
+            for (int k = 0; k < 4; ++k) {
+                face[3 * k] = quad.vertex[k];
+                face[3 * k + 1] = quad.vertex[(k + 1) % 4];
+                face[3 * k + 2] = total + number;
+            }
+        }
+        ++number;
+    }
+}
+
+// What the centre of each quad of a cube passes on to the vertex of the cube that is `back`: the share of its own
+// gradient, and the gradient of that cube's gamma.
+DF_BODY void flexi_share(const FlexiArgs& args, int64_t item) {
+    const Place cube = cube_place(args, args.active[item]);
+    const int64_t total = args.first[args.count];
+    int64_t number = args.first[args.count + 1 + item];
+    for (int axis = 0; axis < 3; ++axis) {
+        if (!has_quad(args, cube, Axes(axis))) continue;
+        Quad quad;
+        quad_of(args, cube, Axes(axis), quad);
+        const float sum = quad.one + quad.two, share = quad.one / sum;
+        float along = 0.0f;  // d loss / d share
+        for (int a = 0; a < 3; ++a) {
+            float corner[4];
+            for (int k = 0; k < 4; ++k) corner[k] = args.vertices[3 * quad.vertex[k] + a];
+            along += args.grad_vertices[3 * (total + number) + a] * 0.5f * (corner[0] + corner[2] - corner[1] - corner[3]);
+        }
+        for (int k = 0; k < 4; ++k) {
+            float* const to = args.share + 8 * number + 2 * quad.back[k];
+            to[0] = 0.5f * (k % 2 ? 1.0f - share : share);
+            to[1] = along * quad.gamma[(k + 2) % 4] * (k % 2 ? -share : 1.0f - share) / sum;
+        }
+        ++number;
+    }
+}
+
+// The number of the quad around an edge of a cube, or -1 at the border.
+DF_BODY int64_t quad_around(const FlexiArgs& args, const Place& cube, int edge) {
+    const Axes axes(edge >> 2);
+    Place owner = cube;
+    for (int n = 0; n < 2; ++n) {
+        const int axis = n ? axes.two : axes.one, step = bit(edge, n);
+        owner.at[axis] += step;
+        owner.number += step * cube_step(args.size, axis);
+        if (owner.at[axis] == 0 || owner.at[axis] >= args.size[axis]) return -1;
+    }
+    int64_t number = args.first[args.count + 1 + args.rank[owner.number]];
+    for (int axis = 0; axis < axes.axis; ++axis) number += has_quad(args, owner, Axes(axis));
+    return number;
+}
+
+// pull[l]: of the loss by the dual vertices; the answer: by the cube's weight gamma.
+DF_BODY float gather_quads(const FlexiArgs& args, int64_t item, const Dual& dual, float (&pull)[4][3]) {
+    const Place cube = cube_place(args, args.active[item]);
+    const int64_t total = args.first[args.count];
+    float to_gamma = 0.0f;
+    for_crossed(dual.loop, [&](int e, int, int, int l) {
+        const int64_t number = quad_around(args, cube, e);
+        if (number < 0) return;
+        const float* const share = args.share + 8 * number + 2 * (e & 3);
+        for (int axis = 0; axis < 3; ++axis) pull[l][axis] += share[0] * args.grad_vertices[3 * (total + number) + axis];
+        to_gamma += share[1];
+    });
+    return to_gamma;
+}
+
+// by_distance[e]: of the loss by the distance of each crossed edge, through all deviations of its loop.
+DF_BODY void pull_distances(const FlexiArgs& args, int64_t item, const Dual& dual, float (&by_distance)[12]) {
+    float sum[4] = {}, edges[4] = {};
+    int64_t place = args.first[2 * (args.count + 1) + item];
+    for_crossed(dual.loop, [&](int e, int, int, int l) {
+        const float off = dual.distance[e] - dual.mean[l], grad = args.grad_deviation[place++];
+        by_distance[e] = off > 0.0f ? grad : off < 0.0f ? -grad : 0.0f;
+        sum[l] += by_distance[e];
+        edges[l] += 1.0f;
+    });
+    for_crossed(dual.loop, [&](int e, int, int, int l) { by_distance[e] -= sum[l] / edges[l]; });
+}
+
+// Adds what a pull at the crossing between corners a and b does to their {x, y, z, s}; the answer: the pull by t.
+DF_BODY float pull_crossing(const FlexiArgs& args, const Dual& dual, const Crossing& at, int a, int b,
+                            const float (&pull)[3], float (&slot)[8][4]) {
+    float along = 0.0f;
+    for (int axis = 0; axis < 3; ++axis) {
+        slot[a][axis] += (1.0f - at.t) * pull[axis];
+        slot[b][axis] += at.t * pull[axis];
+        along += pull[axis] * (position(args, dual, b, axis) - position(args, dual, a, axis));
+    }
+    return along;
+}
+
+DF_BODY void flexi_pull(const FlexiArgs& args, int64_t item) {
+    Dual dual;
+    solve(args, item, dual);
+    const int64_t cube = args.active[item];
+    float pull[4][3], by_distance[12] = {}, slot[8][4] = {}, to_alpha[8] = {};
+    for (int l = 0; l < dual.loop[LOOPS]; ++l)
+        for (int axis = 0; axis < 3; ++axis) pull[l][axis] = args.grad_vertices[3 * (args.first[item] + l) + axis];
+    if (args.training) {
+        const float to_gamma = gather_quads(args, item, dual, pull);
+        if (args.grad_gamma) {
+            const float even = sigmoid_of(args.gamma[cube]);
+            args.grad_gamma[cube] = to_gamma * args.scale * even * (1.0f - even);
+        }
+    }
+    if (args.grad_deviation) {
+        pull_distances(args, item, dual, by_distance);
+        for_crossed(dual.loop, [&](int e, int a, int b, int l) {
+            const float by = dual.distance[e] > 0.0f ? by_distance[e] / dual.distance[e] : 0.0f;
+            float back[3];
+            for (int axis = 0; axis < 3; ++axis) {
+                const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
+                const float off = dual.vertex[l][axis] - (x_a + dual.plain[e].t * (x_b - x_a));
+                pull[l][axis] += by * off;
+                back[axis] = -by * off;
+            }
+            const float along = pull_crossing(args, dual, dual.plain[e], a, b, back, slot);
+            slot[a][3] += along * dual.plain[e].slope_a();
+            slot[b][3] += along * dual.plain[e].slope_b();
+        });
+    }
+    for_crossed(dual.loop, [&](int e, int a, int b, int l) {
+        float to_u[3], to_beta = 0.0f;
+        for (int axis = 0; axis < 3; ++axis) {
+            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
+            to_u[axis] = pull[l][axis] * dual.beta[e] / dual.total[l];
+            to_beta += pull[l][axis] * (x_a + dual.u[e].t * (x_b - x_a) - dual.vertex[l][axis]) / dual.total[l];
+        }
+        const float along = pull_crossing(args, dual, dual.u[e], a, b, to_u, slot);
+        const float by_a = along * dual.u[e].slope_a(), by_b = along * dual.u[e].slope_b();  // of alpha s
+        slot[a][3] += by_a * (1.0f + args.scale * dual.lean[a]);
+        slot[b][3] += by_b * (1.0f + args.scale * dual.lean[b]);
+        to_alpha[a] += by_a * dual.s[a];
+        to_alpha[b] += by_b * dual.s[b];
+        if (args.grad_beta)
+            args.grad_beta[12 * cube + e] = to_beta * args.scale * (1.0f - dual.bend[e] * dual.bend[e]);
+    });
+    if (args.grad_alpha)
+        for (int c = 0; c < 8; ++c)
+            args.grad_alpha[8 * cube + c] = to_alpha[c] * args.scale * (1.0f - dual.lean[c] * dual.lean[c]);
+    if (args.slots)
+        for (int c = 0; c < 8; ++c)
+            for (int n = 0; n < 4; ++n) args.slots[32 * item + 4 * c + n] = slot[c][n];
+}
+
+}  // namespace DF_LEVEL
+}  // namespace dreamforge
