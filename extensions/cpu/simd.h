@@ -71,6 +71,29 @@ DF_BODY Words vertex_of(Floats x) {
 #endif
 }
 
+DF_BODY Words bits_of(Floats x) { return (Words)x; }
+DF_BODY Floats from_bits(Words bits) { return (Floats)bits; }
+
+// 0, 1, 2, ...
+DF_BODY Words lane_numbers() {
+    Words lane;
+    for (int i = 0; i < W; ++i) lane[i] = i;
+    return lane;
+}
+
+// from[index[i]] in lane i.
+DF_BODY Floats gather(const float* from, Words index) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_i32gather_ps((__m512i)index, from, 4);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_i32gather_ps(from, (__m256i)index, 4);
+#else
+    Floats value;
+    for (int i = 0; i < W; ++i) value[i] = from[index[i]];
+    return value;
+#endif
+}
+
 DF_BODY bool any(Ints mask) {
 #if defined(__AVX512F__)
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
@@ -164,6 +187,13 @@ DF_BODY void for_quads(Floats a, Floats b, Floats c, Floats d, const Each& each)
 #else
     for (int i = 0; i < W; ++i) each(i, Four{a[i], b[i], c[i], d[i]});
 #endif
+}
+
+// The sum of the lanes of each: {sum of a, sum of b, sum of c, sum of d}.
+DF_BODY Four sums_of(Floats a, Floats b, Floats c, Floats d) {
+    Four sum{};
+    for_quads(a, b, c, d, [&](int, Four quad) { sum += quad; });
+    return sum;
 }
 
 DF_BODY int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

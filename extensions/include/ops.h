@@ -5,6 +5,7 @@
 #include "hashgrid.h"
 #include "march.h"
 #include "mlp.h"
+#include "splat.h"
 
 #define DF_OPS(OP)                          \
     OP(adam_sparse_step, AdamArgs)          \
@@ -19,4 +20,12 @@
     OP(march_keep_count, RenderArgs)        \
     OP(march_keep, RenderArgs)              \
     OP(march_render, RenderArgs)            \
-    OP(march_render_backward, RenderArgs)
+    OP(march_render_backward, RenderArgs)   \
+    OP(splat_project, SplatProjectArgs)     \
+    OP(splat_project_backward, SplatProjectArgs)    \
+    OP(splat_harmonics, SplatHarmonicsArgs) \
+    OP(splat_harmonics_backward, SplatHarmonicsArgs) \
+    OP(splat_count, SplatBinArgs)           \
+    OP(splat_bin, SplatBinArgs)             \
+    OP(splat_blend, SplatBlendArgs)         \
+    OP(splat_blend_backward, SplatBlendArgs)

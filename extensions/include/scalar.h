@@ -15,6 +15,24 @@ DF_BODY float floor_of(float x) { return __builtin_floorf(x); }
 DF_BODY float root_of(float x) { return __builtin_sqrtf(x); }
 #endif
 
+DF_BODY uint32_t bits_of(float x) {
+    union {
+        float number;
+        uint32_t bits;
+    } value;
+    value.number = x;
+    return value.bits;
+}
+
+DF_BODY float from_bits(uint32_t bits) {
+    union {
+        uint32_t bits;
+        float number;
+    } value;
+    value.bits = bits;
+    return value.number;
+}
+
 // A whole number as an integer; of what does not fit, a NaN too, the least one, as x86 has it.
 DF_BODY uint32_t vertex_of(float x) {
     return x >= -2147483648.0f && x < 2147483648.0f ? uint32_t(int32_t(x)) : 0x80000000u;
