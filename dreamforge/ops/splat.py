@@ -110,7 +110,7 @@ def rasterization(
         means2d.detach().view(-1, 2), radii.view(-1, 2), depths.detach().flatten(), image, shape[0], view, *extra
     )
     blend = splat_native.blend_native if core else splat_reference.blend_reference
-    rendered, alphas = blend(means2d, conics, strengths, columns, backgrounds, radii, bins, view, absgrad, *extra)
+    rendered, alphas = blend(means2d, conics, strengths, columns, backgrounds, bins, view, absgrad, *extra)
     if render_mode in ("ED", "RGB+ED"):
         rendered = torch.cat([rendered[..., :-1], rendered[..., -1:] / alphas.clamp(min=1e-10)], -1)
     meta |= {"radii": radii, "means2d": means2d, "depths": depths, "conics": conics, "opacities": strengths}

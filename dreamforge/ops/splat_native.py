@@ -11,8 +11,9 @@ from dreamforge.ops import cuda, native
 from dreamforge.ops.dispatch import call
 from dreamforge.ops.splat_reference import TILE, Bins, View
 
-CHANNELS = 512  # that the core has room for; this and the next three as in extensions/include/splat.h
+CHANNELS = 512  # that the core has room for; this and the numbers below as in extensions/include/splat.h
 MOMENTS = 8
+RECORD = 8
 CHUNK = 2048
 PARTS = 8
 CHANNELS_OF_BLOCK = 4  # that a block of threads of a GPU blends, as in extensions/cuda/splat.cu
@@ -53,7 +54,7 @@ class BinArgs(ctypes.Structure):
     """``SplatBinArgs`` of extensions/include/splat.h."""
 
     _fields_ = [
-        *_pointers("means2d depths radii first places tiles ids offsets keys scratch"),
+        *_pointers("means2d depths radii first places tiles ids offsets slots keys scratch"),
         *_numbers(ctypes.c_int64, "images count"),
         *_numbers(ctypes.c_int32, "width height"),
     ]
@@ -65,7 +66,7 @@ class BlendArgs(ctypes.Structure):
     _fields_ = [
         *_pointers("means2d conics opacities colors backgrounds ids offsets out alphas light ends"),
         *_pointers("grad_out grad_alphas grad_means2d grad_conics grad_opacities grad_colors grad_backgrounds"),
-        *_pointers("absgrad radii places slots scratch"),
+        *_pointers("absgrad slots tiles places parts records scratch"),
         *_numbers(ctypes.c_int64, "count intersections"),
         *_numbers(ctypes.c_int32, "images width height channels"),
         *_numbers(ctypes.c_float, "max_alpha min_alpha stop"),
@@ -208,7 +209,7 @@ def bins_native(
     first = torch.searchsorted(image, torch.arange(images + 1, device=device))
     tiles = torch.empty(count, dtype=torch.int32, device=device)
     facts = {"images": images, "count": count, "width": view.width, "height": view.height}
-    names = ("means2d", "depths", "radii", "first", "places", "tiles", "ids", "offsets", "keys", "scratch")
+    names = ("means2d", "depths", "radii", "first", "places", "tiles", "ids", "offsets", "slots", "keys", "scratch")
     grid = (cuda.blocks(count), 1)
 
     def args(*tensors: Tensor | None) -> BinArgs:
@@ -222,16 +223,17 @@ def bins_native(
     offsets = torch.empty(images, down, across, dtype=torch.int32, device=device)
     keys = torch.empty(total, dtype=torch.int64, device=device)
     if native.on_cuda(means2d, level):
-        _run("splat_bin", means2d, grid, args(places, tiles, ids, offsets, keys), level)
+        _run("splat_bin", means2d, grid, args(places, tiles, ids, offsets, None, keys), level)
         keys, order = keys.sort(stable=True)
         numbers = torch.arange(images * across * down, device=device)
         bits = (across * down).bit_length()
         numbers = (numbers // (across * down) << bits | numbers % (across * down)) << 32
         offsets = torch.searchsorted(keys, numbers).int().view_as(offsets)
-        return Bins(tiles, places, keys, ids[order], offsets)
+        return Bins(tiles, places, keys, ids[order], offsets, None)
+    slots = torch.empty_like(ids)
     scratch = torch.empty(4 * count + images * PARTS * across * down, dtype=torch.int32)
-    _run("splat_bin", means2d, grid, args(places, tiles, ids, offsets, keys, scratch), level)
-    return Bins(tiles, places, keys, ids, offsets)
+    _run("splat_bin", means2d, grid, args(places, tiles, ids, offsets, slots, keys, scratch), level)
+    return Bins(tiles, places, keys, ids, offsets, slots)
 
 
 def blend_native(
@@ -240,7 +242,6 @@ def blend_native(
     opacities: Tensor,
     colors: Tensor,
     backgrounds: Tensor | None,
-    radii: Tensor,
     bins: Bins,
     view: View,
     absgrad: bool,
@@ -248,7 +249,7 @@ def blend_native(
 ) -> tuple[Tensor, Tensor]:
     """As ``blend_reference``."""
     given = means2d, conics, opacities, colors, backgrounds
-    rendered, alphas = _Blend.apply(*given, radii, bins, view, absgrad, level)
+    rendered, alphas = _Blend.apply(*given, bins, view, absgrad, level)
     return rendered, alphas
 
 
@@ -261,7 +262,6 @@ class _Blend(torch.autograd.Function):
         opacities: Tensor,
         colors: Tensor,
         backgrounds: Tensor | None,
-        radii: Tensor,
         bins: Bins,
         view: View,
         absgrad: bool,
@@ -272,44 +272,46 @@ class _Blend(torch.autograd.Function):
         channels = colors.shape[-1]
         out, alphas = colors.new_empty(*shape, channels), colors.new_empty(*shape, 1)
         light = colors.new_empty(shape)
+        records = None if native.on_cuda(colors, level) else colors.new_empty(len(bins.tiles), RECORD)
         ends = torch.empty(shape, dtype=torch.int32, device=colors.device)
-        args = _blend_args(given, bins, view, channels, out=out, alphas=alphas, light=light, ends=ends)
+        args = _blend_args(given, bins, view, channels, out=out, alphas=alphas, light=light, ends=ends, records=records)
         grid = (bins.offsets.numel(), -(-channels // CHANNELS_OF_BLOCK))
         _run("splat_blend", colors, grid, args, level)
         # means2d as it was given: the attribute absgrad is for whoever holds it
-        ctx.save_for_backward(means2d, *given, radii.contiguous(), light, ends)
+        ctx.save_for_backward(means2d, *given, light, ends, records)
         ctx.bins, ctx.view, ctx.absgrad, ctx.level = bins, view, absgrad, level
         return out, alphas
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_alphas: Tensor) -> tuple[Tensor | None, ...]:
-        means2d, *given, radii, light, ends = ctx.saved_tensors
+        means2d, *given, light, ends, records = ctx.saved_tensors
         bins, channels = ctx.bins, grad.shape[-1]
         on_cuda = native.on_cuda(light, ctx.level)
         make = torch.zeros_like if on_cuda else torch.empty_like
         to = [one if one is None else make(one) for one in given]
         needed = ctx.needs_input_grad[4]
         abs_to = make(given[0]) if ctx.absgrad else None
-        slots, scratch = None, None
+        parts, scratch = None, None
         if not on_cuda:
-            slots = light.new_empty(len(bins.ids), -(-(MOMENTS + channels) // 4) * 4)
+            parts = light.new_empty(len(bins.ids), -(-(MOMENTS + channels) // 4) * 4)
             scratch = light.new_empty(bins.offsets.numel(), channels) if needed else None
         names = ("means2d", "conics", "opacities", "colors", "backgrounds")
         grads = {f"grad_{name}": tensor for name, tensor in zip(names, to, strict=True)}
         args = _blend_args(
-            given, bins, ctx.view, channels, light=light, ends=ends, radii=radii, grad_out=grad.contiguous(),
-            grad_alphas=grad_alphas.contiguous(), absgrad=abs_to, slots=slots, scratch=scratch, **grads,
+            given, bins, ctx.view, channels, light=light, ends=ends, records=records, grad_out=grad.contiguous(),
+            grad_alphas=grad_alphas.contiguous(), absgrad=abs_to, parts=parts, scratch=scratch, **grads,
         )  # fmt: skip
         _run("splat_blend_backward", light, (bins.offsets.numel(), 1), args, ctx.level)
         if abs_to is not None:
             means2d.absgrad = abs_to
-        return *to[:4], to[4] if needed else None, None, None, None, None, None
+        return *to[:4], to[4] if needed else None, None, None, None, None
 
 
 def _blend_args(given: list[Tensor | None], bins: Bins, view: View, channels: int, **more: Tensor | None) -> BlendArgs:
     names = ("means2d", "conics", "opacities", "colors", "backgrounds")
-    tensors = dict(zip(names, given, strict=True)) | {"ids": bins.ids, "offsets": bins.offsets, "places": bins.places}
+    tensors = dict(zip(names, given, strict=True)) | {"ids": bins.ids, "offsets": bins.offsets}
+    tensors |= {"slots": bins.slots, "tiles": bins.tiles, "places": bins.places}
     rules = view.rules
     return BlendArgs(
         **{name: _address(tensor) for name, tensor in (tensors | more).items()},

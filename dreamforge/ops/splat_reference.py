@@ -57,7 +57,8 @@ class Bins:
     """The Gaussians of each tile, near ones first: ``ids[offsets[image, tile] : next offset]``, int32.
 
     Gaussians of all images stand one after another; ``tiles [M]`` int32 says how many tiles each touches, ``places [M]``
-    int64 how many those before it do. ``keys`` int64: image, tile and the depth's bits of each entry of ``ids``.
+    int64 how many those before it do. ``keys`` int64: image, tile and the depth's bits of each entry of ``ids``;
+    ``slots`` int32: its number in the order of Gaussians and then tiles, where the core on a CPU keeps its gradient.
     """
 
     tiles: Tensor
@@ -65,6 +66,7 @@ class Bins:
     keys: Tensor
     ids: Tensor
     offsets: Tensor
+    slots: Tensor | None = None
 
 
 def project_reference(
@@ -221,7 +223,6 @@ def blend_reference(
     opacities: Tensor,
     colors: Tensor,
     backgrounds: Tensor | None,
-    radii: Tensor,
     bins: Bins,
     view: View,
     absgrad: bool,

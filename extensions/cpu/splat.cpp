@@ -21,25 +21,55 @@ struct Batch {
 
 // Which blocks of the tile have a pixel with u^2 + v^2 <= reach: of each strip of blocks the extremes of the ellipse in it.
 static DF_BODY void find_blocks(Falloff<Floats> f, Floats x, Floats y, Floats reach, Words& low, Words& high) {
-    const Floats zeros{}, root = root_of(reach > 0.0f ? reach : zeros), side = 1.0f / f.a;
+    const Floats zeros{}, root = root_of(at_least(reach, 0.0f)), side = 1.0f / f.a;
     const Floats extreme = root * f.b / (f.c * root_of(f.b * f.b + f.c * f.c));  // -dy of the rightmost point
     low = high = Words{};
     for (int s = 0; s < STRIPS; ++s) {
         const Floats top = float(s * HEIGHT) + 0.5f - y, bottom = top + float(HEIGHT - 1);
         const auto within = [&](Floats dy) { dy = dy < top ? top : dy; return dy > bottom ? bottom : dy; };
         const auto half = [&](Floats dy) {
-            const Floats rest = reach - f.c * f.c * dy * dy;
-            return root_of(rest > 0.0f ? rest : zeros);
+            return root_of(at_least(reach - f.c * f.c * dy * dy, 0.0f));
         };
         const Floats nearest = within(zeros), right_at = within(-extreme), left_at = within(extreme);
         const Floats left = x + (-f.b * left_at - half(left_at)) * side - 0.52f;    // in pixels; a little beyond
         const Floats right = x + (-f.b * right_at + half(right_at)) * side - 0.48f;
         Floats from = floor_of(-floor_of(-left) * 0.25f), to = floor_of(floor_of(right) * 0.25f);
-        from = from > 0.0f ? from : zeros, from = from < 4.0f ? from : zeros + 4.0f;
-        to = to > -1.0f ? to : zeros - 1.0f, to = to < 3.0f ? to : zeros + 3.0f;
+        from = at_most(at_least(from, 0.0f), 4.0f), to = at_most(at_least(to, -1.0f), 3.0f);
         Words bits = ((Words{} + 15u) << vertex_of(from)) & ((Words{} + 15u) >> vertex_of(3.0f - to));
         bits &= (Words)(f.c * f.c * nearest * nearest <= reach);
         (s < 8 ? low : high) |= bits << (4 * s & 31);
+    }
+}
+
+// Of a Gaussian, in one place: its falloff, where it is, the greatest u^2 + v^2 that counts, opacity; then nothing.
+enum Record { A, B, C, X, Y, REACH, OPACITY, RECORD = 8 };
+
+static void write_records(const SplatBlendArgs& args) {
+    parallel((args.count + SPLAT_CHUNK - 1) / SPLAT_CHUNK, [&](int64_t task) {
+        const int64_t end = least((task + 1) * SPLAT_CHUNK, args.count);
+        for (int64_t first = task * SPLAT_CHUNK; first < end; first += W) {
+            float numbers[RECORD][W];
+            const int lanes = int(least(W, end - first));
+            Words m = lane_numbers() + uint32_t(first);
+            m = m < uint32_t(end) ? m : Words{} + uint32_t(end - 1);
+            const Floats last = gather(args.conics, m * 3u + 2u), opacity = gather(args.opacities, m);
+            const Falloff<Floats> f = falloff_of(gather(args.conics, m * 3u), gather(args.conics, m * 3u + 1u), last);
+            // a little more; everything where rounding hides the width of an ellipse that is all but a line
+            const Floats reach = log2_of(opacity * (1.0f / args.min_alpha)) * 1.001f + 0.01f;
+            store(numbers[A], f.a), store(numbers[B], f.b), store(numbers[C], f.c);
+            store(numbers[X], gather(args.means2d, m * 2u)), store(numbers[Y], gather(args.means2d, m * 2u + 1u));
+            store(numbers[REACH], f.c * f.c > 7.0e-4f * last ? reach : Floats{} + NEVER);
+            store(numbers[OPACITY], opacity), store(numbers[RECORD - 1], Floats{});
+            for (int i = 0; i < lanes; ++i)
+                for (int k = 0; k < RECORD; ++k) args.records[(first + i) * RECORD + k] = numbers[k][i];
+        }
+    });
+}
+
+static DF_BODY void fetch(const SplatBlendArgs& args, const int32_t* ids, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+        __builtin_prefetch(args.records + int64_t(ids[i]) * RECORD);
+        __builtin_prefetch(args.colors + int64_t(ids[i]) * args.channels);
     }
 }
 
@@ -49,26 +79,23 @@ static void prepare(const SplatBlendArgs& args, const int32_t* ids, int count, f
     for (int i = 0; i < count; i += W) {
         Words id{};
         for (int lane = 0; lane < W && i + lane < count; ++lane) id[lane] = uint32_t(ids[i + lane]);
-        const Floats A = gather(args.conics, id * 3u), B = gather(args.conics, id * 3u + 1u);
-        const Floats C = gather(args.conics, id * 3u + 2u), opacity = gather(args.opacities, id);
-        const Floats x = gather(args.means2d, id * 2u) - left, y = gather(args.means2d, id * 2u + 1u) - top;
-        const Falloff<Floats> f = falloff_of(A, B, C);
-        const Floats reach = log2_of(opacity * (1.0f / args.min_alpha)) * 1.001f + 0.01f;  // a little more
+        const auto read = [&](Record which) { return gather(args.records + which, id * uint32_t(RECORD)); };
+        const Falloff<Floats> f{read(A), read(B), read(C)};
+        const Floats x = read(X) - left, y = read(Y) - top, reach = read(REACH);
         Words low, high;
         find_blocks(f, x, y, reach, low, high);
-        // of an ellipse that is all but a line rounding hides the width
-        const Ints unsure = ~(f.c * f.c > 7.0e-4f * C);
-        store(batch.low + i, unsure ? Words{} + ALL_LOW : low);
-        store(batch.high + i, unsure ? Words{} + ALL_HIGH : high);
+        const Ints whole = reach >= NEVER;
+        store(batch.low + i, whole ? Words{} + ALL_LOW : low);
+        store(batch.high + i, whole ? Words{} + ALL_HIGH : high);
         store(batch.a + i, f.a), store(batch.b + i, f.b), store(batch.c + i, f.c);
-        store(batch.x + i, x), store(batch.y + i, y), store(batch.opacity + i, opacity);
+        store(batch.x + i, x), store(batch.y + i, y), store(batch.opacity + i, read(OPACITY));
     }
 }
 
 // Where a tile lies, and which splats it has.
 struct Tile {
     int32_t image, number, left, top;
-    const int32_t* ids;
+    const int32_t *ids, *slots;
     int32_t count;
 };
 
@@ -78,7 +105,7 @@ static Tile tile_of(const SplatBlendArgs& args, int64_t task) {
     const int64_t first = args.offsets[task];
     const int64_t end = task + 1 < int64_t(args.images) * tiles ? args.offsets[task + 1] : args.intersections;
     return {int32_t(task / tiles), number, number % across * SPLAT_TILE, number / across * SPLAT_TILE,
-            args.ids + first, int32_t(end - first)};
+            args.ids + first, args.slots + first, int32_t(end - first)};
 }
 
 // Calls each(block, lane, pixel of all images) for the tile's pixels that lie in the image.
@@ -95,12 +122,12 @@ static DF_BODY void for_pixels(const SplatBlendArgs& args, const Tile& tile, con
 // From a splat's x and y to the pixels of the tile's first block; from there to those of block b.
 struct Lanes {
     Floats x, y;
+    float across[BLOCKS], down[BLOCKS];
     Lanes() {
         for (int i = 0; i < W; ++i) x[i] = float(i % COLUMNS) + 0.5f, y[i] = float(i / COLUMNS) + 0.5f;
+        for (int b = 0; b < BLOCKS; ++b) across[b] = float(b % COLUMNS * COLUMNS), down[b] = float(b / COLUMNS * HEIGHT);
     }
 };
-static DF_BODY float block_x(int b) { return float(b % COLUMNS * COLUMNS); }
-static DF_BODY float block_y(int b) { return float(b / COLUMNS * HEIGHT); }
 
 // What a block of pixels has seen so far; channels follow.
 struct Pixels {
@@ -115,8 +142,8 @@ template <int D>
 static DF_BODY bool blend(const SplatBlendArgs& args, Floats dx, Floats dy, float a, float b, float c, float opacity,
                           const float* color, int number, Pixels& pixels) {
     const Floats u = a * dx + b * dy, v = c * dy, zeros{};
-    Floats alpha = opacity * exp2_of(-(u * u + v * v));
-    alpha = alpha < args.max_alpha ? alpha : zeros + args.max_alpha;
+    Floats alpha = opacity * exp2_minus(u * u + v * v);
+    alpha = at_most(alpha, args.max_alpha);
     alpha = alpha >= pixels.least ? alpha : zeros;
     const Floats light = pixels.light, next = light - light * alpha;
     const Ints enough = next <= args.stop;
@@ -154,6 +181,7 @@ static void blend_tile(const SplatBlendArgs& args, const Tile& tile) {
     Batch batch;
     for (int32_t first = 0; first < tile.count && alive; first += BATCH) {
         const int count = int(least(BATCH, tile.count - first));
+        fetch(args, tile.ids + first + count, least(BATCH, tile.count - first - count));
         prepare(args, tile.ids + first, count, float(tile.left), float(tile.top), batch);
         for (int i = 0; i < count; ++i) {
             const Floats x = lanes.x - batch.x[i], y = lanes.y - batch.y[i];
@@ -161,7 +189,7 @@ static void blend_tile(const SplatBlendArgs& args, const Tile& tile) {
             for (uint64_t blocks = batch.blocks(i) & alive; blocks; blocks &= blocks - 1) {
                 const int block = __builtin_ctzll(blocks);
                 Pixels& pixels = pixels_of(state, block, channels);
-                if (blend<D>(args, x + block_x(block), y + block_y(block), batch.a[i], batch.b[i], batch.c[i],
+                if (blend<D>(args, x + lanes.across[block], y + lanes.down[block], batch.a[i], batch.b[i], batch.c[i],
                              batch.opacity[i], color, first + i, pixels) &&
                     !any(pixels.least < NEVER))
                     alive &= ~(uint64_t(1) << block);
@@ -194,7 +222,10 @@ struct Forward {
     static void run(const SplatBlendArgs& args, const Tile& tile) { blend_tile<D>(args, tile); }
 };
 
-void splat_blend(const SplatBlendArgs& args) { for_channels<Forward>(args); }
+void splat_blend(const SplatBlendArgs& args) {
+    write_records(args);
+    for_channels<Forward>(args);
+}
 
 // What a block of pixels still has in front of it, going from back to front; channels of the gradient follow.
 struct Behind {
@@ -218,8 +249,8 @@ static DF_BODY void blend_backward(const SplatBlendArgs& args, Floats dx, Floats
                                    const float* conic, const float* color, int number, Behind& behind, Moments& moments,
                                    Floats* to_color) {
     const Floats u = batch.a[i] * dx + batch.b[i] * dy, v = batch.c[i] * dy, zeros{};
-    const Floats full = batch.opacity[i] * exp2_of(-(u * u + v * v));
-    Floats alpha = full < args.max_alpha ? full : zeros + args.max_alpha;
+    const Floats full = batch.opacity[i] * exp2_minus(u * u + v * v);
+    Floats alpha = at_most(full, args.max_alpha);
     alpha = alpha >= args.min_alpha ? alpha : zeros;
     alpha = number < behind.end ? alpha : zeros;
     const Floats inverse = 1.0f / (1.0f - alpha), light = behind.light * inverse, weight = light * alpha;
@@ -244,10 +275,8 @@ static DF_BODY void blend_backward(const SplatBlendArgs& args, Floats dx, Floats
 
 static DF_BODY int slot_size(int channels) { return (SPLAT_MOMENTS + channels + 3) / 4 * 4; }
 
-static DF_BODY float* slot_of(const SplatBlendArgs& args, const Tile& tile, int32_t id) {
-    const TileBox box = tile_box(args.means2d + 2 * int64_t(id), args.radii + 2 * int64_t(id), args.width, args.height);
-    const int64_t place = args.places[id] + box.number(tile.left / SPLAT_TILE, tile.top / SPLAT_TILE);
-    return args.slots + place * slot_size(args.channels);
+static DF_BODY float* slot_of(const SplatBlendArgs& args, const Tile& tile, int32_t i) {
+    return args.parts + int64_t(tile.slots[i]) * slot_size(args.channels);
 }
 
 // Fills the state of a tile's blocks, and its share of the background's gradient; returns where its last splat is.
@@ -276,7 +305,8 @@ template <int D, bool ABS>
 static void tile_backward(const SplatBlendArgs& args, const Tile& tile) {
     const int channels = D ? D : args.channels, size = slot_size(channels);
     Floats* const state = (Floats*)__builtin_alloca_with_align(sizeof(Floats) * BLOCKS * (3 + channels), 512);
-    Floats* const to_color = (Floats*)__builtin_alloca_with_align(sizeof(Floats) * (channels + 3), 512);
+    Floats known[D ? D + 3 : 1], *to_color = known;
+    if constexpr (!D) to_color = (Floats*)__builtin_alloca_with_align(sizeof(Floats) * (channels + 3), 512);
     __builtin_memset((void*)state, 0, sizeof(Floats) * BLOCKS * (3 + channels));
     const int32_t tiles = tiles_along(args.width) * tiles_along(args.height);
     float* to_background = nullptr;
@@ -285,11 +315,12 @@ static void tile_backward(const SplatBlendArgs& args, const Tile& tile) {
         __builtin_memset(to_background, 0, sizeof(float) * channels);
     }
     const int32_t last = read_behind<D>(args, tile, state, to_background);
-    for (int32_t i = last; i < tile.count; ++i) __builtin_memset(slot_of(args, tile, tile.ids[i]), 0, sizeof(float) * size);
+    for (int32_t i = last; i < tile.count; ++i) __builtin_memset(slot_of(args, tile, i), 0, sizeof(float) * size);
     const Lanes lanes;
     Batch batch;
     for (int32_t first = (last - 1) / BATCH * BATCH; first >= 0 && last > 0; first -= BATCH) {
         const int count = int(least(BATCH, last - first));
+        fetch(args, tile.ids + first - BATCH, first ? BATCH : 0);
         prepare(args, tile.ids + first, count, float(tile.left), float(tile.top), batch);
         for (int i = count - 1; i >= 0; --i) {
             const int32_t id = tile.ids[first + i];
@@ -299,10 +330,10 @@ static void tile_backward(const SplatBlendArgs& args, const Tile& tile) {
             for (int k = 0; k < channels + 3; ++k) to_color[k] = Floats{};
             for (uint64_t blocks = batch.blocks(i); blocks; blocks &= blocks - 1) {
                 const int block = __builtin_ctzll(blocks);
-                blend_backward<D, ABS>(args, x + block_x(block), y + block_y(block), batch, i, conic, color, first + i,
+                blend_backward<D, ABS>(args, x + lanes.across[block], y + lanes.down[block], batch, i, conic, color, first + i,
                                        behind_of(state, block, channels), moments, to_color);
             }
-            float* const slot = slot_of(args, tile, id);
+            float* const slot = slot_of(args, tile, first + i);
             const Floats* m = moments.sum;
             store(slot, sums_of(m[0], m[1], m[2], m[3]));
             store(slot + 4, sums_of(m[4], m[5], m[6], m[7]));
@@ -322,11 +353,11 @@ struct Backward {
 // The slots of a Gaussian, in their order.
 static void sum_slots(const SplatBlendArgs& args, int64_t m) {
     const int channels = args.channels, size = slot_size(channels);
-    const int32_t count = tile_box(args.means2d + 2 * m, args.radii + 2 * m, args.width, args.height).size();
+    const int32_t count = args.tiles[m];
     float* const sum = (float*)__builtin_alloca(sizeof(float) * size);
     __builtin_memset(sum, 0, sizeof(float) * size);
     for (int32_t i = 0; i < count; ++i) {
-        const float* slot = args.slots + (args.places[m] + i) * size;
+        const float* slot = args.parts + (args.places[m] + i) * size;
         for (int k = 0; k < size; k += 4) store(sum + k, load<Four>(sum + k) + load<Four>(slot + k));
     }
     float *mean = args.grad_means2d + 2 * m, *conic = args.grad_conics + 3 * m, *opacity = args.grad_opacities + m;

@@ -52,12 +52,18 @@ static Share share_of(int64_t count, int64_t part) {
     return {least(part * each, count), least((part + 1) * each, count)};
 }
 
-// Calls each(tile) for every tile of a Gaussian.
+// Calls each(Gaussian, slot, tile) for every tile of the Gaussians of a share; fetches those to come.
 template <class Each>
-static DF_BODY void for_tiles(const SplatBinArgs& args, int64_t m, const Each& each) {
-    const TileBox box = tile_box(args.means2d + 2 * m, args.radii + 2 * m, args.width, args.height);
-    for (int32_t y = box.top; y < box.bottom; ++y)
-        for (int32_t x = box.left; x < box.right; ++x) each(y * tiles_along(args.width) + x);
+static DF_BODY void for_tiles(const SplatBinArgs& args, const Item* items, Share share, const Each& each) {
+    for (int64_t i = share.first; i < share.end; ++i) {
+        const int64_t m = items[i].number, soon = items[least(i + 16, share.end - 1)].number;
+        __builtin_prefetch(args.means2d + 2 * soon), __builtin_prefetch(args.radii + 2 * soon);
+        __builtin_prefetch(args.places + soon);
+        const TileBox box = tile_box(args.means2d + 2 * m, args.radii + 2 * m, args.width, args.height);
+        for (int32_t y = box.top; y < box.bottom; ++y)
+            for (int32_t x = box.left; x < box.right; ++x)
+                each(items[i], args.places[m] + box.number(x, y), y * tiles_along(args.width) + x);
+    }
 }
 
 void splat_bin(const SplatBinArgs& args) {
@@ -78,8 +84,7 @@ void splat_bin(const SplatBinArgs& args) {
         const int64_t image = task / SPLAT_PARTS;
         const Share share = share_of(seen[image], task % SPLAT_PARTS);
         __builtin_memset(count, 0, sizeof(uint32_t) * tiles);
-        for (int64_t i = share.first; i < share.end; ++i)
-            for_tiles(args, sorted[image][i].number, [&](int32_t tile) { ++count[tile]; });
+        for_tiles(args, sorted[image], share, [&](Item, int64_t, int32_t tile) { ++count[tile]; });
     });
     uint32_t place = 0;
     for (int64_t image = 0; image < args.images; ++image)
@@ -96,15 +101,12 @@ void splat_bin(const SplatBinArgs& args) {
         uint32_t* const next = counts + task * tiles;
         const int64_t image = task / SPLAT_PARTS;
         const Share share = share_of(seen[image], task % SPLAT_PARTS);
-        for (int64_t i = share.first; i < share.end; ++i) {
-            const Item item = sorted[image][i];
-            const int64_t key = tile_key(image, tiles, 0, 0.0f) | int64_t(item.key);
-            for_tiles(args, item.number, [&](int32_t tile) {
-                const uint32_t to = next[tile]++;
-                args.ids[to] = int32_t(item.number);
-                args.keys[to] = key | int64_t(tile) << 32;
-            });
-        }
+        const int64_t prefix = tile_key(image, tiles, 0, 0.0f);
+        for_tiles(args, sorted[image], share, [&](Item item, int64_t slot, int32_t tile) {
+            const uint32_t to = next[tile]++;
+            args.ids[to] = int32_t(item.number), args.slots[to] = int32_t(slot);
+            args.keys[to] = prefix | int64_t(tile) << 32 | int64_t(item.key);
+        });
     });
 }
 

@@ -37,14 +37,12 @@ DF_BODY F exp2_series(F x) {
     return series * x + 1.0f;
 }
 
-// 2^x, within two units of the last place; 2^-126 below -126, and no more than 2^127 above.
+// 2^-x for x >= 0, within two units of the last place; next to nothing above 126, and for what is no number.
 template <class F>
-DF_BODY F exp2_of(F x) {
-    const F zero{};
-    x = x < -126.0f ? zero - 126.0f : x;
-    x = x > 127.0f ? zero + 127.0f : x;
-    const F whole = floor_of(x + 0.5f), rest = x - whole;
-    return exp2_series(rest) * from_bits((vertex_of(whole) + 127u) << 23);
+DF_BODY F exp2_minus(F x) {
+    x = at_most(x, 126.0f);
+    const F whole = floor_of(0.5f - x), rest = -x - whole;
+    return times_power(exp2_series(rest), whole);
 }
 
 // log2 of a normal number above 0, within two units of the last place or 1e-7.

@@ -15,6 +15,10 @@ DF_BODY float floor_of(float x) { return __builtin_floorf(x); }
 DF_BODY float root_of(float x) { return __builtin_sqrtf(x); }
 #endif
 
+// x where it is more (or less) than the limit, otherwise, and where it is no number, the limit.
+DF_BODY float at_least(float x, float limit) { return x > limit ? x : limit; }
+DF_BODY float at_most(float x, float limit) { return x < limit ? x : limit; }
+
 DF_BODY uint32_t bits_of(float x) {
     union {
         float number;
@@ -36,6 +40,11 @@ DF_BODY float from_bits(uint32_t bits) {
 // A whole number as an integer; of what does not fit, a NaN too, the least one, as x86 has it.
 DF_BODY uint32_t vertex_of(float x) {
     return x >= -2147483648.0f && x < 2147483648.0f ? uint32_t(int32_t(x)) : 0x80000000u;
+}
+
+// number * 2^whole, for a whole number from -126 to 127.
+DF_BODY float times_power(float number, float whole) {
+    return number * from_bits((vertex_of(whole) + 127u) << 23);
 }
 
 DF_BODY float number_of(Half half) {

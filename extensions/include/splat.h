@@ -45,6 +45,7 @@ struct SplatBinArgs {
     const int32_t* radii;           // [M, 2]
     const int64_t *first, *places;  // [images + 1]; [M]: how many tiles Gaussians before this one touch
     int32_t *tiles, *ids, *offsets; // [M], how many it touches; [intersections]; [images, tiles]
+    int32_t* slots;                 // CPU: [intersections], numbered by Gaussian and then by tile
     int64_t* keys;                  // [intersections]: image, tile, bits of the depth; CUDA: not sorted yet, as ids
     uint32_t* scratch;              // CPU: [4 M + images * SPLAT_PARTS * tiles]
     int64_t images, count;
@@ -61,9 +62,10 @@ struct SplatBlendArgs {
     const float *grad_out, *grad_alphas;
     float *grad_means2d, *grad_conics, *grad_opacities, *grad_colors, *grad_backgrounds;  // CUDA: zeros at the start
     float* absgrad;                                      // like means2d, or null
-    const int32_t* radii;                                // [M, 2]
-    const int64_t* places;                               // [M]
-    float* slots;        // CPU: [intersections, SPLAT_MOMENTS + channels up to a multiple of 4]
+    const int32_t *slots, *tiles;                        // CPU: as above
+    const int64_t* places;
+    float* parts;        // CPU: [intersections, SPLAT_MOMENTS + channels up to a multiple of 4], in the slots' order
+    float* records;      // CPU: [M, 8], from the forward to the backward pass
     float* scratch;      // CPU: [images, tiles, channels], or null
     int64_t count, intersections;
     int32_t images, width, height, channels;
@@ -109,8 +111,8 @@ struct Falloff {
 template <class F>
 DF_BODY Falloff<F> falloff_of(F A, F B, F C) {
     const float scale = 0.84932180f;  // the root of log2(e) / 2
-    const F root = root_of(A), b = B / root, rest = C - b * b, zero{};
-    return {scale * root, scale * b, scale * root_of(rest > zero ? rest : zero)};
+    const F root = root_of(A), b = B / root, rest = C - b * b;
+    return {scale * root, scale * b, scale * root_of(at_least(rest, 0.0f))};
 }
 
 // The gradient of a projected Gaussian from sums over pixels of h = alpha dL/dalpha, where alpha is not cut off:

@@ -7,13 +7,6 @@ namespace dreamforge {
 namespace DF_LEVEL {
 
 template <class F>
-DF_BODY F low_high(F x, float low, float high) {
-    const F zero{};
-    x = x < low ? zero + low : x;
-    return x > high ? zero + high : x;
-}
-
-template <class F>
 DF_BODY F dot(const F (&a)[3], const F (&b)[3]) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
 
 struct Camera {
@@ -79,8 +72,8 @@ DF_BODY Way<F> way_of(const Gaussian<F>& g, const Camera& camera, float blur) {
             way.N[i][j] = camera.turn[i][0] * way.M[0][j] + camera.turn[i][1] * way.M[1][j] + camera.turn[i][2] * way.M[2][j];
     const F near = 1.0f / way.at[2];
     way.x = way.at[0] * near, way.y = way.at[1] * near;
-    way.clipped_x = low_high(way.x, camera.left, camera.right);
-    way.clipped_y = low_high(way.y, camera.top, camera.bottom);
+    way.clipped_x = at_most(at_least(way.x, camera.left), camera.right);
+    way.clipped_y = at_most(at_least(way.y, camera.top), camera.bottom);
     way.J00 = camera.fx * near, way.J02 = -way.J00 * way.clipped_x;
     way.J11 = camera.fy * near, way.J12 = -way.J11 * way.clipped_y;
     for (int j = 0; j < 3; ++j) {
@@ -110,7 +103,7 @@ DF_BODY void project(const SplatProjectArgs& args, const Camera& camera, const G
     const float most = 3.0e38f;
     const Way<F> way = way_of(g, camera, args.blur);
     F kept = way.det / way.blurred;
-    kept = root_of(kept > args.floor ? kept : zero + args.floor);
+    kept = root_of(at_least(kept, args.floor));
     F extent = zero + args.extent;
     auto seen = (way.at[2] >= args.near) & (way.at[2] <= args.far) & (way.length > 1e-12f) & (way.length < 1e18f) &
                 (way.blurred > 0.0f) & (way.blurred < most) & (g.opacity > -most) & (g.opacity < most);
@@ -118,12 +111,12 @@ DF_BODY void project(const SplatProjectArgs& args, const Camera& camera, const G
         const F opacity = args.compensations ? g.opacity * kept : g.opacity;
         const F times = opacity * (1.0f / args.min_alpha);
         seen = seen & (opacity >= args.min_alpha);
-        const F reach = root_of(1.38629436f * log2_of(times > 1.0f ? times : zero + 1.0f));  // 2 ln 2
-        extent = reach < extent ? reach : extent;
+        const F reach = root_of(1.38629436f * log2_of(at_least(times, 1.0f)));  // 2 ln 2
+        extent = at_most(reach, args.extent);
     }
     const F x = camera.fx * way.x + camera.cx, y = camera.fy * way.y + camera.cy;
     F wide = -floor_of(-extent * root_of(way.bxx)), high = -floor_of(-extent * root_of(way.byy));
-    wide = wide < 1.0e9f ? wide : zero + 1.0e9f, high = high < 1.0e9f ? high : zero + 1.0e9f;
+    wide = at_most(wide, 1.0e9f), high = at_most(high, 1.0e9f);
     seen = seen & ((wide > args.clip) | (high > args.clip)) & (wide > 0.0f) & (high > 0.0f);
     seen = seen & (x + wide > 0.0f) & (x - wide < args.width) & (y + high > 0.0f) & (y - high < args.height);
     picture.mean[0] = seen ? x : zero, picture.mean[1] = seen ? y : zero;
