@@ -1,7 +1,8 @@
 """Other people's kernels in the place of ours: optional, imported when asked for by name, on CUDA only.
 
 nerfacc (MIT; ``pip install dreamforge3d[nerfacc]``) composites; tiny-cuda-nn (BSD-3-Clause; built from its repository,
-there is no package) encodes, with the same sizes and tables. ``tests.gpu.kernels`` compares them with ours.
+there is no package) encodes, with the same sizes and tables; gsplat (Apache-2.0; ``pip install dreamforge3d[gsplat]``,
+it compiles itself when first used) splats. ``tests.gpu.kernels`` compares them with ours.
 """
 
 import importlib
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dreamforge.ops.march import Packed
 
 INSTALL = {
+    "gsplat": "pip install gsplat",
     "nerfacc": "pip install nerfacc",
     "tinycudann": "pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch",
 }
@@ -76,3 +78,9 @@ def render_nerfacc(packed: "Packed", density: Tensor, values: Tensor, step: floa
     weights, _, _ = nerfacc.render_weight_from_density(start, start + step, density, **where)
     columns = torch.cat([values, torch.ones_like(weights)[:, None], packed.t[:, None]], 1)
     return nerfacc.accumulate_along_rays(weights, columns, **where), weights
+
+
+def rasterize_gsplat(means: Tensor, *given: Any, **options: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """``splat.rasterization`` by gsplat, which has the same names, with the constants of the version that is there."""
+    rendered, alphas, meta = module("gsplat", means.device).rasterization(means, *given, **options)
+    return rendered, alphas, meta

@@ -71,6 +71,59 @@ DF_BODY Words vertex_of(Floats x) {
 #endif
 }
 
+// x where it is more (or less) than the limit, otherwise, and where it is no number, the limit.
+DF_BODY Floats at_least(Floats x, float limit) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_max_ps((__m512)x, _mm512_set1_ps(limit));
+#elif defined(__AVX2__)
+    return (Floats)_mm256_max_ps((__m256)x, _mm256_set1_ps(limit));
+#else
+    return x > limit ? x : Floats{} + limit;
+#endif
+}
+
+DF_BODY Floats at_most(Floats x, float limit) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_min_ps((__m512)x, _mm512_set1_ps(limit));
+#elif defined(__AVX2__)
+    return (Floats)_mm256_min_ps((__m256)x, _mm256_set1_ps(limit));
+#else
+    return x < limit ? x : Floats{} + limit;
+#endif
+}
+
+DF_BODY Words bits_of(Floats x) { return (Words)x; }
+DF_BODY Floats from_bits(Words bits) { return (Floats)bits; }
+
+// number * 2^whole, for a whole number from -126 to 127.
+DF_BODY Floats times_power(Floats number, Floats whole) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_scalef_ps((__m512)number, (__m512)whole);
+#else
+    return number * from_bits((vertex_of(whole) + 127u) << 23);
+#endif
+}
+
+// 0, 1, 2, ...
+DF_BODY Words lane_numbers() {
+    Words lane;
+    for (int i = 0; i < W; ++i) lane[i] = i;
+    return lane;
+}
+
+// from[index[i]] in lane i.
+DF_BODY Floats gather(const float* from, Words index) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_i32gather_ps((__m512i)index, from, 4);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_i32gather_ps(from, (__m256i)index, 4);
+#else
+    Floats value;
+    for (int i = 0; i < W; ++i) value[i] = from[index[i]];
+    return value;
+#endif
+}
+
 DF_BODY bool any(Ints mask) {
 #if defined(__AVX512F__)
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
@@ -163,6 +216,22 @@ DF_BODY void for_quads(Floats a, Floats b, Floats c, Floats d, const Each& each)
     }
 #else
     for (int i = 0; i < W; ++i) each(i, Four{a[i], b[i], c[i], d[i]});
+#endif
+}
+
+// The sum of the lanes of each: {sum of a, sum of b, sum of c, sum of d}.
+DF_BODY Four sums_of(Floats a, Floats b, Floats c, Floats d) {
+#if defined(__AVX512F__)
+    const __m512 x = (__m512)a, y = (__m512)b, z = (__m512)c, w = (__m512)d;
+    const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(x, y) + _mm512_unpackhi_ps(x, y));
+    const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(z, w) + _mm512_unpackhi_ps(z, w));
+    const __m512 all = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)) + _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+    const __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+    return (Four)(_mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1));
+#else
+    Four sum{};
+    for_quads(a, b, c, d, [&](int, Four quad) { sum += quad; });
+    return sum;
 #endif
 }
 

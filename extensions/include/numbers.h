@@ -33,5 +33,38 @@ DF_BODY float tanh_of(float x) {
 
 DF_BODY float sigmoid_of(float x) { return 1.0f / (2.0f + expm1_of(-x)); }
 
+// 2^x for x in [-1/2, 1/2].
+template <class F>
+DF_BODY F exp2_series(F x) {
+    F series = x * 1.5403530e-4f + 1.3333558e-3f;
+    series = series * x + 9.6181291e-3f;
+    series = series * x + 5.5504109e-2f;
+    series = series * x + 0.24022651f;
+    series = series * x + 0.69314718f;
+    return series * x + 1.0f;
+}
+
+// 2^-x for x >= 0, within two units of the last place; next to nothing above 126, and for what is no number.
+template <class F>
+DF_BODY F exp2_minus(F x) {
+    x = at_most(x, 126.0f);
+    const F whole = floor_of(0.5f - x), rest = -x - whole;
+    return times_power(exp2_series(rest), whole);
+}
+
+// log2 of a normal number above 0, within two units of the last place or 1e-7.
+template <class F>
+DF_BODY F log2_of(F x) {
+    const auto bits = bits_of(x) + (0x3f800000u - 0x3f3504f3u);  // the root of 1/2 begins an octave
+    const F octave = from_bits((bits >> 23) | 0x4b000000u) - (8388608.0f + 127.0f);
+    const F rest = from_bits((bits & 0x7fffffu) + 0x3f3504f3u);  // in [root of 1/2, root of 2)
+    const F t = (rest - 1.0f) / (rest + 1.0f), square = t * t;   // log rest = 2 artanh t
+    F series = square * 0.22222222f + 0.28571429f;
+    series = series * square + 0.4f;
+    series = series * square + 0.66666667f;
+    series = series * square + 2.0f;
+    return octave + series * t * 1.44269504f;
+}
+
 }  // namespace DF_LEVEL
 }  // namespace dreamforge

@@ -9,6 +9,7 @@
 #include "march.h"
 #include "mlp.h"
 #include "raster.h"
+#include "splat.h"
 
 #define DF_OPS(OP)                                   \
     OP(adam_sparse_step, AdamArgs)                   \
@@ -41,4 +42,12 @@
     OP(flexicubes_gather, FlexiArgs)                 \
     OP(tetrahedra_count, TetraArgs)                  \
     OP(tetrahedra_fill, TetraArgs)                   \
-    OP(tetrahedra_backward, TetraArgs)
+    OP(tetrahedra_backward, TetraArgs)               \
+    OP(splat_project, SplatProjectArgs)              \
+    OP(splat_project_backward, SplatProjectArgs)     \
+    OP(splat_harmonics, SplatHarmonicsArgs)          \
+    OP(splat_harmonics_backward, SplatHarmonicsArgs) \
+    OP(splat_count, SplatBinArgs)                    \
+    OP(splat_bin, SplatBinArgs)                      \
+    OP(splat_blend, SplatBlendArgs)                  \
+    OP(splat_blend_backward, SplatBlendArgs)

@@ -17,9 +17,36 @@ DF_BODY float root_of(float x) { return __builtin_sqrtf(x); }
 DF_BODY int32_t bits_of(uint32_t x) { return __builtin_popcount(x); }  // how many are set
 #endif
 
+// x where it is more (or less) than the limit, otherwise, and where it is no number, the limit.
+DF_BODY float at_least(float x, float limit) { return x > limit ? x : limit; }
+DF_BODY float at_most(float x, float limit) { return x < limit ? x : limit; }
+
+DF_BODY uint32_t bits_of(float x) {
+    union {
+        float number;
+        uint32_t bits;
+    } value;
+    value.number = x;
+    return value.bits;
+}
+
+DF_BODY float from_bits(uint32_t bits) {
+    union {
+        uint32_t bits;
+        float number;
+    } value;
+    value.bits = bits;
+    return value.number;
+}
+
 // A whole number as an integer; of what does not fit, a NaN too, the least one, as x86 has it.
 DF_BODY uint32_t vertex_of(float x) {
     return x >= -2147483648.0f && x < 2147483648.0f ? uint32_t(int32_t(x)) : 0x80000000u;
+}
+
+// number * 2^whole, for a whole number from -126 to 127.
+DF_BODY float times_power(float number, float whole) {
+    return number * from_bits((vertex_of(whole) + 127u) << 23);
 }
 
 DF_BODY float number_of(Half half) {
