@@ -13,15 +13,9 @@ from torch import Tensor
 from dreamforge.ops import cuda, native
 from dreamforge.types import DreamforgeError
 
-<<<<<<< HEAD
-Backend = Literal["auto", "torch", "native", "nerfacc", "tinycudann"]
-PEERS = ("nerfacc", "tinycudann")  # see peers.py; the operation that one has asks it before it comes here
-OPS = ("hashgrid", "mlp", "march", "adam", "raster", "antialias", "isosurface")
-=======
 Backend = Literal["auto", "torch", "native", "nerfacc", "tinycudann", "gsplat"]
 PEERS = ("nerfacc", "tinycudann", "gsplat")  # see peers.py; the operation that one has asks it before it comes here
-OPS = ("hashgrid", "mlp", "march", "adam", "splat")
->>>>>>> splat
+OPS = ("hashgrid", "mlp", "march", "adam", "raster", "antialias", "texture", "isosurface", "splat")
 RAN_ON: dict[str, str] = {}  # operation -> the GPU on which its kernels passed tests.gpu.kernels
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from dreamforge.ops.isosurface_tables import (
     JOINED,
     LOOPS,
-    NO_FACE,
     NONE,
     OTHERS,
     TRIANGLES,

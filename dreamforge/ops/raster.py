@@ -56,9 +56,7 @@ def rasterize(
     return rasterize_native(pixels, depth, faces, height, width, near, derivatives)
 
 
-def interpolate(
-    attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor, backend: Backend = "auto"
-) -> Tensor:
+def interpolate(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor, backend: Backend = "auto") -> Tensor:
     """Vertex ``attributes [V,C]`` at ``face_ids [...]``, ``bary [...,3]`` -> ``[...,C]``; 0 where the face is -1.
 
     Attributes ``[B,V,C]``, one set for each view, ask for ``face_ids [B,...]``. Gradients reach attributes and bary.
@@ -248,7 +246,13 @@ class _Rasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None, None]:
         points, faces, face = ctx.saved_tensors
-        pulls = dict(zip(("grad_bary", "grad_depth"), (one if one is None else one.contiguous() for one in grads[1:3]), strict=True))
+        pulls = dict(
+            zip(
+                ("grad_bary", "grad_depth"),
+                (one if one is None else one.contiguous() for one in grads[1:3]),
+                strict=True,
+            )
+        )
         grad = shares(points, face[0].numel() if len(face) else 0, ctx.level)
         args = _raster_args(points, faces, ctx.size, face=face, grad=grad, **pulls)
         args.parts = grad.shape[1]
@@ -258,9 +262,7 @@ class _Rasterize(torch.autograd.Function):
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, attributes: Tensor, faces: Tensor, face: Tensor, bary: Tensor, level: native.Level
-    ) -> Tensor:
+    def forward(ctx: Any, attributes: Tensor, faces: Tensor, face: Tensor, bary: Tensor, level: native.Level) -> Tensor:
         attributes, face, bary = attributes.contiguous(), face.contiguous(), bary.contiguous()
         out = attributes.new_empty(*face.shape, attributes.shape[-1])
         args = _interpolate_args(attributes, faces, face, bary, out=out)
@@ -339,4 +341,6 @@ def agrees(device: torch.device) -> bool:
         out = torch.cat([mix(given[2], faces, found.face, found.bary), found.depth[..., None]], -1)
         answers.append([found.face.to(out), out.detach(), *torch.autograd.grad((out * pull).sum(), given)])
     same = torch.equal(answers[0][0], answers[1][0])
-    return same and all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in zip(*answers, strict=True))
+    return same and all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in zip(*answers, strict=True)
+    )

@@ -185,7 +185,9 @@ def _check(
         )
     rules = view.rules
     if not (0 < rules.min_alpha < rules.max_alpha < 1 and 0 < rules.stop < 1 and rules.extent > 0):
-        raise DreamforgeError(f"{rules} was given, but 0 < min_alpha < max_alpha < 1, 0 < stop < 1, extent > 0 are expected.")
+        raise DreamforgeError(
+            f"{rules} was given, but 0 < min_alpha < max_alpha < 1, 0 < stop < 1, extent > 0 are expected."
+        )
     if count * cameras >= 2**31 // 3:
         raise DreamforgeError(f"{count} Gaussians and {cameras} cameras were given: render fewer cameras at once.")
 
@@ -204,7 +206,13 @@ def agrees(device: torch.device) -> bool:
     for backend in ("native", "torch"):
         given = [one.to(device).requires_grad_() for one in (means, quats, scales, opacities, colors, viewmats)]
         rendered, alphas, _ = rasterization(
-            *given, Ks.to(device), 40, 33, sh_degree=3, render_mode="RGB+D", backend=backend  # type: ignore[arg-type]
+            *given,
+            Ks.to(device),
+            40,
+            33,
+            sh_degree=3,
+            render_mode="RGB+D",
+            backend=backend,  # type: ignore[arg-type]
         )
         answers.append([rendered.detach(), alphas.detach(), *torch.autograd.grad(rendered, given, pull)])
     return all(

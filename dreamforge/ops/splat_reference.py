@@ -79,7 +79,8 @@ def project_reference(
     """
     shape = (len(viewmats), len(means))
     camera, gaussian = (
-        index.flatten() for index in torch.meshgrid(*(torch.arange(n, device=means.device) for n in shape), indexing="ij")
+        index.flatten()
+        for index in torch.meshgrid(*(torch.arange(n, device=means.device) for n in shape), indexing="ij")
     )
     given = (means, quats, scales, opacities, viewmats, Ks)
     with torch.no_grad():
@@ -137,7 +138,13 @@ def _pairs(
 
 
 def _radii(
-    means2d: Tensor, depths: Tensor, conics: Tensor, compensations: Tensor, blurred: Tensor, opacities: Tensor, view: View
+    means2d: Tensor,
+    depths: Tensor,
+    conics: Tensor,
+    compensations: Tensor,
+    blurred: Tensor,
+    opacities: Tensor,
+    view: View,
 ) -> Tensor:
     """Half the size of each box in whole pixels, int32 ``[P,2]``; zeros for what is not seen."""
     rules, most = view.rules, 3e38
@@ -181,7 +188,11 @@ def harmonic_bases(degree: int, directions: Tensor) -> Tensor:
     if degree > 0:
         bases += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
     if degree > 1:
-        bases += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.9461746957575601 * z * z - 0.31539156525252]
+        bases += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.9461746957575601 * z * z - 0.31539156525252,
+        ]
         bases += [-1.0925484305920792 * x * z, 0.5462742152960396 * (x * x - y * y)]
     if degree > 2:
         bases += [-0.5900435899266435 * y * (3 * x * x - y * y), 2.890611442640554 * x * y * z]
@@ -239,7 +250,9 @@ def blend_reference(
     for tile in range(images * down * across):
         corner = means2d.new_tensor([tile % across * TILE, tile // across % down * TILE])
         ids = bins.ids[limits[tile] : limits[tile + 1]].long()
-        rows.append(_tile(torch.stack([x, y], 2).view(-1, 2) + corner, ids, *flat, view.rules, means2d if absgrad else None))
+        rows.append(
+            _tile(torch.stack([x, y], 2).view(-1, 2) + corner, ids, *flat, view.rules, means2d if absgrad else None)
+        )
     out = torch.stack(rows).view(images, down, across, TILE, TILE, -1).transpose(2, 3)
     out = out.reshape(images, down * TILE, across * TILE, -1)[:, : view.height, : view.width]
     rendered, alphas = out[..., :-1], out[..., -1:]

@@ -15,12 +15,12 @@ DF_BODY int64_t grid_vertices(const Args& args) {
 }
 
 template <class Args>
-DF_BODY Place vertex_place(const Args& args, int64_t number) {
+DF_BODY GridPlace vertex_place(const Args& args, int64_t number) {
     return place_in(number, args.size[1] + 1, args.size[2] + 1);
 }
 
 // A vertex of the grid takes what the eight cubes around it bring, in one order.
-DF_BODY void flexi_gather(const FlexiArgs& args, const Place& vertex) {
+DF_BODY void flexi_gather(const FlexiArgs& args, const GridPlace& vertex) {
     float sum[4] = {};
     for (int c = 0; c < 8; ++c) {
         int64_t cube = 0;

@@ -32,9 +32,9 @@ struct FlexiArgs {
 
 namespace DF_LEVEL {
 
-DF_BODY Place cube_place(const FlexiArgs& args, int64_t cube) { return place_in(cube, args.size[1], args.size[2]); }
+DF_BODY GridPlace cube_place(const FlexiArgs& args, int64_t cube) { return place_in(cube, args.size[1], args.size[2]); }
 
-DF_BODY int64_t low_corner(const FlexiArgs& args, const Place& cube) {
+DF_BODY int64_t low_corner(const FlexiArgs& args, const GridPlace& cube) {
     return (int64_t(cube.at[0]) * (args.size[1] + 1) + cube.at[1]) * (args.size[2] + 1) + cube.at[2];
 }
 
@@ -51,7 +51,7 @@ struct Axes {
 };
 
 // The row of the table: of the opposite signs where this cube and its neighbour join on the face between them.
-DF_BODY uint32_t row_of(const FlexiArgs& args, const Place& cube) {
+DF_BODY uint32_t row_of(const FlexiArgs& args, const GridPlace& cube) {
     const uint32_t inside = args.cases[cube.number];
     const int face = args.table[inside * LOOP_ROW + JOINED], axis = face >> 1, side = face & 1;
     if (axis > 2 || (side ? cube.at[axis] + 1 >= args.size[axis] : cube.at[axis] == 0)) return inside;
@@ -60,13 +60,13 @@ DF_BODY uint32_t row_of(const FlexiArgs& args, const Place& cube) {
 }
 
 // Whether a quad surrounds the edge along an axis at the cube's corner 0.
-DF_BODY bool has_quad(const FlexiArgs& args, const Place& cube, const Axes& axes) {
+DF_BODY bool has_quad(const FlexiArgs& args, const GridPlace& cube, const Axes& axes) {
     const int32_t inside = args.cases[cube.number];
     return (inside & 1) != bit(inside, 1 << axes.axis) && cube.at[axes.one] > 0 && cube.at[axes.two] > 0;
 }
 
 DF_BODY void flexi_count(const FlexiArgs& args, int64_t item) {
-    const Place cube = cube_place(args, args.active[item]);
+    const GridPlace cube = cube_place(args, args.active[item]);
     const uint32_t row = row_of(args, cube);
     int64_t* const first = args.first + item + 1;
     args.rows[item] = uint8_t(row);
@@ -162,7 +162,7 @@ struct Quad {
     float one, two;  // products of gamma at the ends of the diagonals 0-2 and 1-3
 };
 
-DF_BODY void quad_of(const FlexiArgs& args, const Place& cube, const Axes& axes, Quad& quad) {
+DF_BODY void quad_of(const FlexiArgs& args, const GridPlace& cube, const Axes& axes, Quad& quad) {
     const bool left = ((args.cases[cube.number] & 1) != 0) != (axes.axis == 1);
     for (int k = 0; k < 4; ++k) {
         const int turn = left ? k : 3 - k;
@@ -178,7 +178,7 @@ DF_BODY void quad_of(const FlexiArgs& args, const Place& cube, const Axes& axes,
 }
 
 DF_BODY void flexi_faces(const FlexiArgs& args, int64_t item) {
-    const Place cube = cube_place(args, args.active[item]);
+    const GridPlace cube = cube_place(args, args.active[item]);
     const int64_t total = args.first[args.count];
     int64_t number = args.first[args.count + 1 + item];
     for (int axis = 0; axis < 3; ++axis) {
@@ -211,7 +211,7 @@ DF_BODY void flexi_faces(const FlexiArgs& args, int64_t item) {
 // What the centre of each quad of a cube passes on to the vertex of the cube that is `back`: the share of its own
 // gradient, and the gradient of that cube's gamma.
 DF_BODY void flexi_share(const FlexiArgs& args, int64_t item) {
-    const Place cube = cube_place(args, args.active[item]);
+    const GridPlace cube = cube_place(args, args.active[item]);
     const int64_t total = args.first[args.count];
     int64_t number = args.first[args.count + 1 + item];
     for (int axis = 0; axis < 3; ++axis) {
@@ -235,9 +235,9 @@ DF_BODY void flexi_share(const FlexiArgs& args, int64_t item) {
 }
 
 // The number of the quad around an edge of a cube, or -1 at the border.
-DF_BODY int64_t quad_around(const FlexiArgs& args, const Place& cube, int edge) {
+DF_BODY int64_t quad_around(const FlexiArgs& args, const GridPlace& cube, int edge) {
     const Axes axes(edge >> 2);
-    Place owner = cube;
+    GridPlace owner = cube;
     for (int n = 0; n < 2; ++n) {
         const int axis = n ? axes.two : axes.one, step = bit(edge, n);
         owner.at[axis] += step;
@@ -251,7 +251,7 @@ DF_BODY int64_t quad_around(const FlexiArgs& args, const Place& cube, int edge) 
 
 // pull[l]: of the loss by the dual vertices; the answer: by the cube's weight gamma.
 DF_BODY float gather_quads(const FlexiArgs& args, int64_t item, const Dual& dual, float (&pull)[4][3]) {
-    const Place cube = cube_place(args, args.active[item]);
+    const GridPlace cube = cube_place(args, args.active[item]);
     const int64_t total = args.first[args.count];
     float to_gamma = 0.0f;
     for_crossed(dual.loop, [&](int e, int, int, int l) {

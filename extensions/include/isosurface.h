@@ -23,12 +23,12 @@ constexpr int TETRA_ROW = 40, TRIANGLES = 36;  // as in ops/isosurface_tables.py
 namespace DF_LEVEL {
 
 // A vertex of the grid and where it lies; or a cube and its low corner's place.
-struct Place {
+struct GridPlace {
     int64_t number;
     int32_t at[3];
 };
 
-DF_BODY Place place_in(int64_t number, int32_t y, int32_t z) {
+DF_BODY GridPlace place_in(int64_t number, int32_t y, int32_t z) {
     const int32_t row = int32_t(number) / z;  // there are less than 2^28
     return {number, {row / y, row % y, int32_t(number) % z}};
 }
@@ -58,12 +58,12 @@ struct Crossing {
     DF_BODY float slope_b() const { return fall != 0.0f ? t / fall : 0.0f; }
 };
 
-DF_BODY bool has_cube(const TetraArgs& args, const Place& vertex) {
+DF_BODY bool has_cube(const TetraArgs& args, const GridPlace& vertex) {
     return vertex.at[0] < args.size[0] && vertex.at[1] < args.size[1] && vertex.at[2] < args.size[2];
 }
 
 // Signs at the corners of the cube above the grid's vertex; of those beyond the border, its own.
-DF_BODY uint32_t tetra_case(const TetraArgs& args, const Place& vertex) {
+DF_BODY uint32_t tetra_case(const TetraArgs& args, const GridPlace& vertex) {
     if (has_cube(args, vertex)) return case_of(args.s, vertex.number, args.size);
     const bool own = args.s[vertex.number] < 0.0f;
     uint32_t inside = own;
@@ -78,7 +78,7 @@ DF_BODY uint32_t tetra_case(const TetraArgs& args, const Place& vertex) {
 // Bits 1 to 7 of a case that differ from bit 0, at 0 to 6.
 DF_BODY uint32_t crossed_edges(uint32_t inside) { return (inside & 1 ? ~inside & 255 : inside) >> 1; }
 
-DF_BODY void tetra_count(const TetraArgs& args, int64_t count, const Place& vertex) {
+DF_BODY void tetra_count(const TetraArgs& args, int64_t count, const GridPlace& vertex) {
     const uint32_t inside = tetra_case(args, vertex), crossed = crossed_edges(inside);
     args.crossed[vertex.number] = uint8_t(crossed);
     args.first[vertex.number + 1] = bits_of(crossed);
@@ -90,7 +90,7 @@ DF_BODY int64_t tetra_vertex(const TetraArgs& args, int64_t vertex, int directio
     return args.first[vertex] + bits_of(args.crossed[vertex] & ((1u << (direction - 1)) - 1));
 }
 
-DF_BODY void tetra_fill(const TetraArgs& args, int64_t count, const Place& vertex) {
+DF_BODY void tetra_fill(const TetraArgs& args, int64_t count, const GridPlace& vertex) {
     const int64_t a = vertex.number;
     for (int d = 1; d < 8; ++d) {
         if (!bit(args.crossed[a], d - 1)) continue;
@@ -122,7 +122,7 @@ DF_BODY void tetra_pull(const TetraArgs& args, int64_t a, int d, bool at_b, floa
 }
 
 // A vertex of the grid takes what its 14 edges bring, in one order.
-DF_BODY void tetra_backward(const TetraArgs& args, const Place& vertex) {
+DF_BODY void tetra_backward(const TetraArgs& args, const GridPlace& vertex) {
     float sum[4] = {};
     for (int d = 1; d < 8; ++d) {
         if (bit(args.crossed[vertex.number], d - 1)) tetra_pull(args, vertex.number, d, false, sum);
