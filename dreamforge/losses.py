@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.schedule import check_curve, curve
-from dreamforge.types import DreamforgeError, RenderOutput, Samples
+from dreamforge.types import DreamforgeError, RenderOutput, Samples, Surface
 
 Loss = Callable[[RenderOutput], Tensor]
 
@@ -116,6 +116,35 @@ def eikonal(render: RenderOutput) -> Tensor:
     return missed
 
 
+def deviation(render: RenderOutput) -> Tensor:
+    """FlexiCubes (Shen et al. 2023, eq. 8): mean of how unequally far a dual vertex is from the edges around it."""
+    found = _surface(render, "deviation").deviation
+    if found is None:
+        raise DreamforgeError("The loss 'deviation' needs FlexiCubes, which this scene does not have; remove it.")
+    return found.sum() / max(len(found), 1)
+
+
+def signs(render: RenderOutput) -> Tensor:
+    """nvdiffrec (Munkberg et al. 2022, eq. 2): at crossed edges cross entropy of one end's distance and the other's
+    sign, mean over both: fewer crossings, no floaters where nobody looks."""
+    found = _surface(render, "signs").crossed
+    if found is None:
+        raise DreamforgeError("The loss 'signs' needs a grid of distances, which this scene does not have; remove it.")
+    sign = (found.detach().flip(1) > 0).to(found)
+    return torch.nn.functional.binary_cross_entropy_with_logits(found, sign, reduction="sum") / max(len(found), 1)
+
+
+def smooth_normals(render: RenderOutput) -> Tensor:
+    """Mean of 1 - cos of the angle between faces that share an edge (Fantasia3D, threestudio's normal consistency)."""
+    surface = _surface(render, "smooth_normals")
+    corner = [surface.vertices.index_select(0, surface.faces[:, k]) for k in range(3)]
+    normal = torch.nn.functional.normalize(torch.linalg.cross(corner[1] - corner[0], corner[2] - corner[0]), dim=1)
+    here = (surface.across.flatten() >= 0).nonzero().squeeze(1)
+    there = surface.across.flatten().index_select(0, here) // 3
+    bend = 1 - (normal.index_select(0, here // 3) * normal.index_select(0, there)).sum(1)
+    return bend.sum() / max(len(bend), 1)
+
+
 def tv_rgb(render: RenderOutput) -> Tensor:
     """Mean squared difference of neighbouring pixels, both axes added (LucidDreamer's weight counts it twice)."""
     return _variation(render.rgb)
@@ -130,7 +159,8 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
     {
         loss.__name__: loss
         for loss in (
-            sparsity, opaque, entropy, orientation, z_variance, emptiness, distortion, eikonal, tv_rgb, tv_depth,
+            sparsity, opaque, entropy, orientation, z_variance, emptiness, distortion, eikonal, deviation, signs,
+            smooth_normals, tv_rgb, tv_depth,
         )
     }
 )  # fmt: skip
@@ -142,6 +172,12 @@ def _entropy(p: Tensor) -> Tensor:
 
 def _variation(image: Tensor) -> Tensor:
     return image.diff(dim=1).square().mean() + image.diff(dim=2).square().mean()
+
+
+def _surface(render: RenderOutput, name: str) -> Surface:
+    if render.surface is None:
+        raise DreamforgeError(f"The loss {name!r} needs a mesh, which this scene does not have; remove it.")
+    return render.surface
 
 
 def _samples(render: RenderOutput, name: str) -> Samples:

@@ -77,6 +77,22 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Surface:
+    """The mesh that was rendered: what regularisers of surfaces need.
+
+    ``vertices [V,3]``, ``faces [F,3]``; ``across [F,3]``: 3 f + k is corner k of face f, and beyond the edge across
+    from it lies the corner of this number, or -1; ``crossed [E,2]`` signed distances at both ends of the grid's edges
+    that the surface crosses, ``deviation [D]`` of FlexiCubes: None where a mesh has no grid.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    across: Tensor
+    crossed: Tensor | None = None
+    deviation: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class RenderOutput:
     """``rgb [B,H,W,3]`` sRGB over the background, ``alpha [B,H,W,1]``, ``depth [B,H,W,1]`` along the camera's z."""
 
@@ -86,6 +102,7 @@ class RenderOutput:
     normal: Tensor | None = None  # [B,H,W,3] world space, unit length where alpha > 0
     semantic: Tensor | None = None  # [B,H,W,K]
     samples: Samples | None = None
+    surface: Surface | None = None
 
 
 @dataclass(frozen=True)

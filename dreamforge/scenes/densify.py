@@ -105,7 +105,7 @@ def relocate_and_add(rows: Rows, seed: int, *, least: float, growth: float, most
 
 
 def _join(rows: Rows, target: Tensor, least: float, draws: torch.Generator) -> None:
-    """``target`` rows become copies of others, drawn by opacity above ``least``; eq. 9 of all that now share a place."""
+    """``target`` rows become copies of others, by opacity above ``least``; eq. 9 of all that share a place now."""
     strong = (rows.alive & (torch.sigmoid(rows["logits"]) > least)).nonzero().squeeze(1)
     if len(strong) == 0 or len(target) == 0:
         return

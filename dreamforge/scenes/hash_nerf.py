@@ -13,9 +13,10 @@ from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.hashgrid import HashGrid, encode
 from dreamforge.ops.march import cell_points, decayed, occupied
 from dreamforge.ops.mlp import fused_mlp, init
-from dreamforge.render.light import lights_near, linear_to_srgb, point_shading, shading, srgb_to_linear
 from dreamforge.render.volume import Looked, distance_surface, evaluate, slope, volume_render, volume_surface
 from dreamforge.rng import generator
+from dreamforge.scenes.lit import Kind as LitKind
+from dreamforge.scenes.lit import Lit
 from dreamforge.scenes.sky import Kind, Sky
 from dreamforge.scenes.state import copied, restore
 from dreamforge.types import Cameras, DreamforgeError, Mesh, ParamGroup, RenderOutput, State
@@ -69,7 +70,7 @@ class HashNerf:
     surface: Literal["density", "sdf"] = "density"
     sdf_radius: float = 0.5
     sdf_sharpness: float = 20.0  # NeuS's start, e^3
-    shading: Literal["none", "soft", "random"] = "none"
+    shading: LitKind = "none"
     lit_from: int = 1000
     lit_share: float = 0.75
     textureless_share: float = 0.5
@@ -121,6 +122,7 @@ class HashNerfScene:
         self.log_sharpness = torch.tensor(math.log(spec.sdf_sharpness), device=device)
         if spec.surface == "sdf":
             self.log_sharpness.requires_grad_()
+        self.lit = Lit(spec.shading, spec.lit_from, spec.lit_share, spec.textureless_share)
         self.age = torch.zeros((), dtype=torch.int64)  # steps so far
         self.sky = Sky(spec.background, spec.background_color, draws, device)
         self.opacity = torch.zeros([spec.occupancy_cells] * 3, device=device)
@@ -164,7 +166,7 @@ class HashNerfScene:
 
     def _look(self, cameras: Cameras, seed: int) -> Callable[[Tensor, Tensor], Looked]:
         """What points are as seen by the pixels of ``cameras``."""
-        shade = self._shading(cameras, seed)
+        shade, pixels = self.lit.shade(cameras, int(self.age), seed), cameras.height * cameras.width
         directions = rays(cameras)[1].reshape(-1, 3) if self.spec.surface == "sdf" else None
 
         def look(position: Tensor, ray: Tensor) -> Looked:
@@ -178,7 +180,8 @@ class HashNerfScene:
                     climb = slope(lambda p: self.field(p)[0], position, self.step)
                     normal = torch.nn.functional.normalize(-climb, dim=-1)
             if shade is not None:
-                rgb = shade(rgb, normal, position, ray)
+                assert normal is not None
+                rgb = shade(rgb, normal, position, ray // pixels)
             return Looked(density, rgb, normal if self.spec.normals else None, gradient)
 
         return look
@@ -198,26 +201,6 @@ class HashNerfScene:
         before, behind = sharpness * (here - half), sharpness * (here + half)
         depth = torch.nn.functional.logsigmoid(before) - torch.nn.functional.logsigmoid(behind)
         return depth / self.step, torch.sigmoid(raw[:, 1:]), gradient
-
-    def _shading(self, cameras: Cameras, seed: int) -> Callable[..., Tensor] | None:
-        """From albedo to what is shown, in linear light; None where nothing is lit."""
-        spec = self.spec
-        if spec.shading == "none":
-            return None
-        if spec.shading == "soft":
-            return lambda rgb, normal, position, ray: linear_to_srgb(srgb_to_linear(rgb) * shading(normal)).clamp(0, 1)
-        draws = generator(seed, "light")
-        lot, white = torch.rand(2, generator=draws).tolist()
-        if seed == 0 or int(self.age) < spec.lit_from or lot >= spec.lit_share:
-            return None
-        lights, pixels = lights_near(cameras, draws), cameras.height * cameras.width
-
-        def lit(rgb: Tensor, normal: Tensor, position: Tensor, ray: Tensor) -> Tensor:
-            albedo = torch.ones_like(rgb) if white < spec.textureless_share else srgb_to_linear(rgb)
-            factor = point_shading(normal, position, lights.index_select(0, ray // pixels))
-            return linear_to_srgb(albedo * factor).clamp(0, 1)
-
-        return lit
 
     def render(
         self, cameras: Cameras, background: Tensor | None = None, seed: int = 0, parts: Sequence[str] | None = None

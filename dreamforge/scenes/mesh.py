@@ -1,0 +1,206 @@
+"""Meshes: the zero of signed distances on a grid (FlexiCubes, Shen et al. 2023; or tetrahedra), coloured by a field."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dreamforge.ops.dispatch import Backend
+from dreamforge.ops.hashgrid import HashGrid
+from dreamforge.ops.isosurface import flexicubes, grid, marching_tetrahedra
+from dreamforge.render.raster import vertex_normals
+from dreamforge.render.surface import Triangles, surface_render
+from dreamforge.rng import generator
+from dreamforge.scenes.color_field import ColorField
+from dreamforge.scenes.lit import Kind as LitKind
+from dreamforge.scenes.lit import Lit
+from dreamforge.scenes.sky import Kind, Sky
+from dreamforge.scenes.state import copied, restore
+from dreamforge.types import Cameras, DreamforgeError, Mesh, ParamGroup, RenderOutput, State, Surface
+
+BOUND = 1.0  # the object lives in [-1, 1]^3
+MARGIN = 1.05  # the grid is this much larger, so that the surface closes before its border
+
+
+@dataclass(frozen=True)
+class SdfMesh:
+    """A grid of ``resolution``^3 cubes whose vertices have a signed distance and move by up to half a cube.
+
+    It starts as a sphere of ``radius`` metres, grey. ``surface``: "flexicubes", with weights that learn, or
+    "tetrahedra". ``learn``: both parts, or "geometry" or "texture" alone. Colours are a hash field of ``levels`` grids
+    from ``coarsest`` to ``finest`` vertices with a network of ``hidden`` units: as shown, or albedo under a ``shading``
+    (see ``lit.Lit``). Every pixel is the mean of ``oversample``^2. ``background`` as of ``hash_nerf.HashNerf``.
+    """
+
+    surface: Literal["flexicubes", "tetrahedra"] = "flexicubes"
+    resolution: int = 40
+    radius: float = 0.6
+    learn: Literal["all", "geometry", "texture"] = "all"
+    levels: int = 6
+    features: int = 2
+    log2_entries: int = 16
+    coarsest: int = 8
+    finest: int = 128
+    hidden: int = 32
+    oversample: int = 2
+    shading: LitKind = "none"
+    lit_from: int = 0
+    lit_share: float = 0.75
+    textureless_share: float = 0.5
+    background: Kind = "solid"
+    background_color: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    backend: Backend = "auto"
+    lr_distance: float = 5e-3
+    lr_moves: float = 1e-2
+    lr_weights: float = 1e-2
+    lr_encoding: float = 1e-2
+    lr_mlp: float = 1e-2
+    lr_background: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.resolution <= 512 or not 0 < self.radius < BOUND or self.oversample < 1:
+            raise DreamforgeError(
+                f"resolution {self.resolution}, radius {self.radius} and oversample {self.oversample} were given; 4 to "
+                f"512 cubes, a radius between 0 and {BOUND:g} metres and at least 1 are expected."
+            )
+
+    def build(self, seed: int, device: torch.device | str = "cpu") -> "MeshScene":
+        """The scene at its start; drawn on the CPU, so that every device starts the same."""
+        return MeshScene(self, seed, device)
+
+
+class MeshScene:
+    """A ``Scene``: distances, moves and weights of the grid, a colour field; each render makes the mesh anew."""
+
+    def __init__(self, spec: SdfMesh, seed: int, device: torch.device | str) -> None:
+        self.spec = spec
+        self.points, cubes = grid(spec.resolution, BOUND * MARGIN, device)
+        learns = spec.learn != "texture"
+        self.distance = (self.points.norm(dim=1) - spec.radius).requires_grad_(learns)
+        self.moves = torch.zeros_like(self.points).requires_grad_(learns)
+        self.weights = torch.zeros(len(cubes), 21, device=device).requires_grad_(learns)
+        growth = (spec.finest / spec.coarsest) ** (1 / max(spec.levels - 1, 1))
+        sizes = HashGrid(spec.levels, spec.features, spec.log2_entries, spec.coarsest, growth)
+        draws = generator(seed, "mesh")
+        self.color = ColorField(sizes, spec.hidden, draws, device, BOUND * MARGIN, spec.backend)
+        self.lit = Lit(spec.shading, spec.lit_from, spec.lit_share, spec.textureless_share)
+        self.age = torch.zeros((), dtype=torch.int64)  # steps so far
+        self.sky = Sky(spec.background, spec.background_color, draws, device)
+
+    def geometry(self, training: bool) -> tuple[Triangles, Tensor | None]:
+        """The mesh as it is now, and FlexiCubes' deviations."""
+        spec = self.spec
+        cube = 2 * BOUND * MARGIN / spec.resolution
+        points = self.points + torch.tanh(self.moves) * (0.499 * cube)  # neighbours cannot meet
+        if spec.surface == "tetrahedra":
+            vertices, faces = marching_tetrahedra(points, self.distance, spec.resolution, backend=spec.backend)
+            return Triangles.of(vertices, faces), None
+        alpha, beta, gamma = self.weights.split([8, 12, 1], 1)
+        vertices, faces, deviation = flexicubes(
+            points,
+            self.distance,
+            spec.resolution,
+            alpha=alpha,
+            beta=beta,
+            gamma=gamma[:, 0],
+            training=training,
+            backend=spec.backend,
+        )
+        return Triangles.of(vertices, faces), deviation
+
+    def render(
+        self, cameras: Cameras, background: Tensor | None = None, seed: int = 0, parts: Sequence[str] | None = None
+    ) -> RenderOutput:
+        """See ``types.Scene``. The scene is one whole: it knows no ``parts``."""
+        if parts:
+            raise DreamforgeError(
+                f"parts {list(parts)} of an SdfMesh were asked for, but it has none; leave parts out."
+            )
+        behind = self.sky.seen(cameras, self.spec.backend) if background is None else background
+        shade = self.lit.shade(cameras, int(self.age), seed)
+        mesh, deviation = self.geometry(training=torch.is_grad_enabled())
+
+        def colors(position: Tensor, normal: Tensor, view: Tensor) -> Tensor:
+            albedo = self.color(position)
+            if self.spec.learn == "geometry":
+                albedo = albedo.detach()
+            return albedo if shade is None else shade(albedo, normal, position, view)
+
+        picture = surface_render(
+            mesh, colors, cameras, behind, oversample=self.spec.oversample, backend=self.spec.backend
+        )
+        surface = Surface(mesh.vertices, mesh.faces, mesh.across, self._crossed(), deviation)
+        return RenderOutput(picture.rgb, picture.alpha, picture.depth, picture.normal, surface=surface)
+
+    def _crossed(self) -> Tensor:
+        """The distances at both ends of the grid's edges that the surface crosses: ``[E,2]``."""
+        box = self.distance.view([self.spec.resolution + 1] * 3)
+        ends = [
+            torch.stack([box.narrow(axis, 0, self.spec.resolution), box.narrow(axis, 1, self.spec.resolution)], -1)
+            for axis in range(3)
+        ]
+        pairs = torch.cat([one.reshape(-1, 2) for one in ends])
+        return pairs[(pairs[:, 0] < 0) != (pairs[:, 1] < 0)]
+
+    def param_groups(self) -> list[ParamGroup]:
+        spec = self.spec
+        groups: list[ParamGroup] = []
+        if spec.learn != "texture":
+            groups += [
+                {"params": [self.distance], "lr": spec.lr_distance, "name": "distance"},
+                {"params": [self.moves], "lr": spec.lr_moves, "name": "moves"},
+            ]
+            if spec.surface == "flexicubes":
+                groups.append({"params": [self.weights], "lr": spec.lr_weights, "name": "weights"})
+        if spec.learn != "geometry":
+            groups += [
+                {"params": [self.color.table], "lr": spec.lr_encoding, "name": "encoding"},
+                {"params": self.color.weights, "lr": spec.lr_mlp, "name": "mlp"},
+            ]
+        if self.sky.params:
+            groups.append({"params": self.sky.params, "lr": spec.lr_background, "name": "background"})
+        return groups
+
+    def adapt(self, step: int, seed: int) -> None:
+        self.age.fill_(step + 1)
+
+    @torch.no_grad()
+    def extract(self, resolution: int) -> Mesh:
+        """See ``types.Scene``. The mesh as it is, its faces cut in four until an edge is about 2 m / ``resolution``
+        long, so that vertex colours show what the field knows. Raises DreamforgeError when it has vanished."""
+        mesh, _ = self.geometry(training=False)
+        if len(mesh.faces) == 0:
+            raise DreamforgeError(
+                "the signed distance is nowhere below 0, so there is no surface to extract; start from a larger radius "
+                "or lower the learning rates."
+            )
+        vertices, faces = mesh.vertices, mesh.faces
+        rounds = math.ceil(math.log2(max(resolution / self.spec.resolution, 1)))
+        for _ in range(rounds):
+            vertices, faces = quartered(vertices, faces)
+        normals = vertex_normals(vertices, faces)
+        return Mesh(vertices.cpu(), faces.cpu(), normals.cpu(), self.color(vertices).cpu())
+
+    def state(self) -> State:
+        return copied(self._tensors())
+
+    def load_state(self, state: State) -> None:
+        """Raises DreamforgeError for the state of a scene of other sizes."""
+        restore(self._tensors(), state, "SdfMesh")
+
+    def _tensors(self) -> State:
+        grown = {"distance": self.distance, "moves": self.moves, "weights": self.weights, "age": self.age}
+        return {**grown, **self.color.tensors(), **self.sky.tensors()}
+
+
+def quartered(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Every face cut into four at the middles of its edges, which neighbours share."""
+    ends = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(1).values
+    edges, number = torch.unique(ends, dim=0, return_inverse=True)
+    middle = (number + len(vertices)).view(3, -1)
+    (a, b, c), (ab, bc, ca) = faces.unbind(1), middle.unbind(0)
+    quarters = [torch.stack(corners, 1) for corners in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+    return torch.cat([vertices, vertices[edges].mean(1)]), torch.stack(quarters, 1).view(-1, 3)
