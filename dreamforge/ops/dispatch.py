@@ -15,7 +15,7 @@ from dreamforge.types import DreamforgeError
 
 Backend = Literal["auto", "torch", "native", "nerfacc", "tinycudann"]
 PEERS = ("nerfacc", "tinycudann")  # see peers.py; the operation that one has asks it before it comes here
-OPS = ("hashgrid", "mlp", "march", "adam", "raster", "antialias")
+OPS = ("hashgrid", "mlp", "march", "adam", "raster", "antialias", "texture")
 RAN_ON: dict[str, str] = {}  # operation -> the GPU on which its kernels passed tests.gpu.kernels
 
 

@@ -7,6 +7,7 @@
 #include "march.h"
 #include "mlp.h"
 #include "raster.h"
+#include "texture.h"
 
 #define DF_OPS(OP)                          \
     OP(adam_sparse_step, AdamArgs)          \
@@ -29,4 +30,6 @@
     OP(raster_resolve, RasterArgs)          \
     OP(raster_backward, RasterArgs)         \
     OP(raster_interpolate, InterpolateArgs) \
-    OP(raster_interpolate_backward, InterpolateArgs)
+    OP(raster_interpolate_backward, InterpolateArgs) \
+    OP(texture_forward, TextureArgs)        \
+    OP(texture_backward, TextureArgs)
