@@ -95,7 +95,7 @@ def test_a_rotated_square_has_its_area_and_moves_with_the_right_slope(backend: A
         hard_areas.append(float(hard.sum()))
         assert float((soft * (torch.arange(40.0) + 0.5)).sum() / soft.sum()) == pytest.approx(20 + step / 20, abs=0.01)
     soft_off, hard_off = (max(abs(area - 256) for area in some) for some in (areas, hard_areas))
-    assert soft_off < 0.3 and soft_off < 0.3 * hard_off
+    assert soft_off < 0.4 and soft_off < 0.4 * hard_off  # four right corners
 
 
 @pytest.mark.parametrize("sides", [3, 5, 64])

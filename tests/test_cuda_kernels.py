@@ -171,7 +171,7 @@ def drawn_by(level: Level, kind: str) -> list[Tensor]:
 @pytest.mark.parametrize("kind", ["plain", "near"])
 def test_the_rasterisers_logic_is_that_of_the_cpu(kind: str, on_host: None) -> None:
     ours, theirs = drawn_by("cuda", kind), drawn_by(None, kind)
-    assert torch.equal(ours[0], theirs[0]) and 0.05 < (ours[0] >= 0).float().mean() < 0.98
+    assert torch.equal(ours[0], theirs[0]) and ours[0].unique().numel() > 6
     for one, other in zip(ours[1:], theirs[1:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
