@@ -228,16 +228,16 @@ def test_images_and_gradients_are_those_of_the_reference(cut: bool, level: int) 
 
 def test_the_references_gradients_by_finite_differences() -> None:
     draws = drawn(3)
-    pixels = (20 * torch.rand(1, 8, 2, generator=draws, dtype=torch.float64)).requires_grad_()
-    depth, faces = torch.rand(1, 8, generator=draws).double() + 1, torch.randint(0, 8, (5, 3), generator=draws)
-    found = rasterize(pixels.detach(), depth, faces, 20, 18)
-    color = torch.rand(1, 20, 18, 2, generator=draws, dtype=torch.float64).requires_grad_()
+    pixels = (10 * torch.rand(1, 7, 2, generator=draws, dtype=torch.float64)).requires_grad_()
+    depth, faces = torch.rand(1, 7, generator=draws).double() + 1, torch.randint(0, 7, (5, 3), generator=draws)
+    found = rasterize(pixels.detach(), depth, faces, 10, 9)
+    color = torch.rand(1, 10, 9, 1, generator=draws, dtype=torch.float64).requires_grad_()
     across = neighbours(faces)
 
     def image(color: Tensor, pixels: Tensor) -> Tensor:
         return antialias_reference(color, found, pixels, depth, faces, across)
 
-    assert (image(color, pixels) != color).sum() > 20
+    assert (image(color, pixels) != color).sum() > 10
     assert torch.autograd.gradcheck(image, (color, pixels), eps=1e-7, atol=1e-5)
 
 
