@@ -15,6 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from dreamforge import bench_meshes
 from dreamforge.ops.adam import sparse_step, sparse_step_reference
 from dreamforge.ops.hashgrid import HashGrid, encode, encode_reference
 from dreamforge.ops.march import Packed, offsets, render, render_reference
@@ -179,6 +180,11 @@ def _adam(name: str) -> Row:
     return Row(name, f"{GRID.rows} rows of {GRID.features}, {HIT:.0%} hit", ours, reference, peers)
 
 
+def _mesh(name: str) -> Row:
+    size, ours, reference = bench_meshes.both_ways()
+    return Row(name, size, timed(ours), timed(reference))
+
+
 def _call_overhead(name: str) -> Row:
     draws, grid = torch.Generator().manual_seed(0), HashGrid(1, 2, 8, 4, 1.0)
     x, table = torch.rand(1, 3, generator=draws), grid.table(draws).requires_grad_()
@@ -212,6 +218,7 @@ ROWS: dict[str, Callable[[str], Row]] = {
     "mlp_forward": _mlp,
     "mlp_backward": _mlp,
     "march_render": _march_render,
+    "mesh_forward_backward": _mesh,
     "adam_sparse": _adam,
     "call_overhead": _call_overhead,
     "generate_default": _generate,

@@ -20,6 +20,7 @@ FLAGS = {
 }
 LIBRARIES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
 CORE = ["tests/test_adam.py", "tests/test_hashgrid.py", "tests/test_march.py", "tests/test_mlp.py"]
+CORE += ["tests/test_antialias.py", "tests/test_rasterize.py", "tests/test_texture.py"]
 TESTS = {"address": [*CORE, "tests/test_cuda_kernels.py"], "thread": ["tests/test_cuda_kernels.py"]}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import data
-from dreamforge.ops import adam, cuda, hashgrid, march, mlp
+from dreamforge.ops import adam, antialias, cuda, hashgrid, march, mlp, raster, texture
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.native import Level
 from dreamforge.types import DreamforgeError
@@ -153,3 +153,47 @@ def test_sparse_adams_logic_is_that_of_the_cpu(features: int, on_host: None) -> 
         found.append([table, grad, mean, square])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def drawn_by(level: Level, kind: str) -> list[Tensor]:
+    """All that the verbs of mesh rendering answer, and their gradients."""
+    draws = torch.Generator().manual_seed(0)
+    pixels, depth = 40 * torch.rand(2, 30, 2, generator=draws) - 8, torch.rand(2, 30, generator=draws) + 0.5
+    faces, values = torch.randint(0, 30, (25, 3), generator=draws), torch.rand(30, 3, generator=draws)
+    if kind == "near":  # cut by the near plane, equal depths, corners on centres
+        pixels, depth = (2 * pixels).round() / 2, (2 * depth - 2).round() / 2 + 0.25
+    pull = torch.randn(2, 17, 21, 7, generator=draws)
+    given = [one.clone().requires_grad_() for one in (pixels, depth, values)]
+    found = raster.rasterize_native(given[0], given[1], faces, 17, 21, derivatives=True, level=level)
+    mixed = raster.interpolate_native(given[2], faces, found.face, found.bary, level)
+    soft = antialias.antialias_native(mixed, found, given[0], given[1], faces, antialias.neighbours(faces), level)
+    out = torch.cat([soft, found.bary, found.depth[..., None]], -1)
+    assert found.dx is not None and found.dy is not None
+    grads = torch.autograd.grad((out * pull).sum(), given)
+    return [found.face, out.detach(), found.dx, found.dy, *grads]
+
+
+@pytest.mark.parametrize("kind", ["plain", "near"])
+def test_the_rasterisers_logic_is_that_of_the_cpu(kind: str, on_host: None) -> None:
+    ours, theirs = drawn_by("cuda", kind), drawn_by(None, kind)
+    assert torch.equal(ours[0], theirs[0]) and ours[0].unique().numel() > 6
+    for one, other in zip(ours[1:], theirs[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("filter", ["nearest", "linear", "trilinear"])
+@pytest.mark.parametrize("boundary", ["wrap", "clamp"])
+def test_the_textures_logic_is_that_of_the_cpu(
+    filter: texture.Filter, boundary: texture.Boundary, on_host: None
+) -> None:
+    draws = torch.Generator().manual_seed(0)
+    texels, uv = torch.rand(2, 4, 6, 3, generator=draws), 3 * torch.rand(2, 90, 2, generator=draws) - 1
+    mix = 3 * torch.rand(2, 90, generator=draws) - 0.5 if filter == "trilinear" else None
+    pull, found = torch.randn(2, 90, 3, generator=draws), []
+    for level in ("cuda", None):
+        given = [one.clone().requires_grad_() for one in (texels, uv)]
+        chain = texture.pyramid(given[0]) if filter == "trilinear" else [given[0]]
+        out = texture.texture_native(chain, given[1], mix, filter, boundary, level)
+        found.append([out.detach(), *torch.autograd.grad((out * pull).sum(), given)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

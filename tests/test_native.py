@@ -10,7 +10,20 @@ import torch
 
 from dreamforge import data
 from dreamforge.doctor import examine
-from dreamforge.ops import adam, backends, cuda, dispatch, hashgrid, march, mlp, native, peers
+from dreamforge.ops import (
+    adam,
+    antialias,
+    backends,
+    cuda,
+    dispatch,
+    hashgrid,
+    march,
+    mlp,
+    native,
+    peers,
+    raster,
+    texture,
+)
 from dreamforge.ops.dispatch import OPS, choose
 from dreamforge.ops.hashgrid import HashGrid, agrees, encode, encode_reference
 from dreamforge.types import DreamforgeError
@@ -111,6 +124,10 @@ def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.Mon
         ("march_fill", march.MarchArgs),
         ("march_render", march.RenderArgs),
         ("mlp_backward", mlp.MlpArgs),
+        ("raster_cover", raster.RasterArgs),
+        ("raster_interpolate", raster.InterpolateArgs),
+        ("antialias_blend", antialias.AntialiasArgs),
+        ("texture_forward", texture.TextureArgs),
     ],
 )
 def test_arguments_are_laid_out_as_in_the_core(name: str, args: type[ctypes.Structure], core: None) -> None:

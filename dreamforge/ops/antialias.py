@@ -3,8 +3,9 @@
 Between the centres of two neighbouring pixels that show different faces may lie an outline of the nearer one. Where it
 crosses the line from centre to centre says how much of one pixel the other's surface covers (Laine et al. 2020, section
 3.6; the idea of de La Gorce et al. 2011). This is what lets a picture's gradient move an outline: which face is seen at
-a centre changes by jumps, the share does not. The outline need not be an edge of the face at the centre: near an outline
-of a fine mesh faces are seen from the side, and most cover no centre. So the line is followed from face to face.
+a centre changes by jumps, the share does not. The outline need not be an edge of the face at the centre: close to an
+outline of a fine mesh, faces are seen from the side and most cover no centre. So the line is followed from face to face
+over the mesh.
 """
 
 import ctypes
@@ -16,8 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from dreamforge.ops import cuda, native
 from dreamforge.ops.dispatch import Backend, call, choose
-from dreamforge.ops.fragments import Fragments
-from dreamforge.ops.raster import check_indices, check_mesh, shares, summed
+from dreamforge.ops.fragments import Fragments, check_indices, check_mesh, shares, summed
 from dreamforge.types import DreamforgeError
 
 SLACK = 1 / 256  # of the way between two centres, for crossings that rounding puts outside; as in antialias.h
@@ -28,8 +28,9 @@ FACES_BETWEEN = 64  # that the line between two centres is followed through, at 
 def neighbours(faces: Tensor) -> Tensor:
     """``faces [F,3]`` -> ``[F,3]`` int64: beyond the edge across from a corner, the corner that it is across from too.
 
-    Corner k of face f has the number 3 f + k; -1 where an edge has no other face, or several. A function of the topology alone: keep it between steps. Faces must
-    share the indices of their vertices: an edge whose two faces have copies of its ends counts as a border.
+    Corner k of face f has the number 3 f + k. -1 where an edge has no other face, or several. A function of the
+    topology alone: keep it between steps. Faces must share the indices of their vertices: an edge whose two faces have
+    copies of its ends counts as a border.
     """
     if faces.ndim != 2 or faces.shape[1] != 3:
         raise DreamforgeError(f"faces {list(faces.shape)} were given, but [F,3] is expected.")

@@ -1,5 +1,8 @@
 """Meshes at pixels: the triangle that is seen at each centre and the place on it; what its corners carry there.
 
+With ``texture`` and ``antialias`` these are the verbs of mesh rendering: rasterize, interpolate attributes or texture
+coordinates, look texels up, smooth the outlines.
+
 Which triangle covers a pixel is defined in ``scanline.py``. The compiled core rounds as it does there, so both find the
 same faces, to the last pixel; weights and depths agree within rounding.
 """
@@ -12,14 +15,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dreamforge.ops import cuda, native
+from dreamforge.ops.antialias import antialias, neighbours
 from dreamforge.ops.dispatch import Backend, call, choose
-from dreamforge.ops.fragments import Fragments
+from dreamforge.ops.fragments import Fragments, check_indices, check_mesh, shares, summed
 from dreamforge.ops.scanline import nearest
+from dreamforge.ops.texture import mip_level, pyramid, texture
 from dreamforge.types import DreamforgeError
 
-__all__ = ["Fragments", "interpolate", "rasterize"]
+__all__ = [
+    "Fragments",
+    "antialias",
+    "interpolate",
+    "mip_level",
+    "neighbours",
+    "pyramid",
+    "rasterize",
+    "texture",
+]
 
-PARTS = 16  # of a picture, at most, whose shares of the vertices' gradient are summed up each by itself
 LANES = 8  # threads of a GPU that draw a face together; as in extensions/include/raster.h
 
 
@@ -44,7 +57,7 @@ def rasterize(
     is seen (``antialias`` has that), none for ``dx`` and ``dy``, which ``derivatives`` asks for. Raises
     DreamforgeError for shapes that do not fit and for faces that name no vertex.
     """
-    views, vertices = check_mesh(pixels, depth, faces)
+    vertices = check_mesh(pixels, depth, faces)[1]
     if height < 1 or width < 1 or not 0 < near < float("inf"):
         raise DreamforgeError(
             f"a picture of {width}x{height} pixels and near {near} were given, but sizes of at least 1 and a length "
@@ -74,31 +87,6 @@ def interpolate(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tenso
     if choose("raster", attributes.device, backend, able, agrees) == "torch":
         return interpolate_reference(attributes, faces, face_ids, bary)
     return interpolate_native(attributes, faces, face_ids, bary)
-
-
-def check_indices(indices: Tensor, end: int, name: str, what: str, least: int = 0) -> None:
-    """Raises DreamforgeError where an index is not in [least, end)."""
-    if indices.numel() == 0:
-        return
-    low, high = (int(one) for one in indices.aminmax())
-    if low < least or high >= end:
-        raise DreamforgeError(
-            f"{name} has numbers from {low} to {high}, but there are {end} {what}: give indices from {least} to "
-            f"{end - 1}."
-        )
-
-
-def check_mesh(pixels: Tensor, depth: Tensor, faces: Tensor) -> tuple[int, int]:
-    """Views and vertices. Raises DreamforgeError for shapes that do not fit, faces that name no vertex."""
-    if pixels.ndim != 3 or pixels.shape[2] != 2 or depth.shape != pixels.shape[:2] or faces.shape[1:] != (3,):
-        raise DreamforgeError(
-            f"pixels {list(pixels.shape)}, depth {list(depth.shape)} and faces {list(faces.shape)} were given, but "
-            "[B,V,2], [B,V] and [F,3] are expected; see cameras.project."
-        )
-    if faces.dtype not in (torch.int64, torch.int32):
-        raise DreamforgeError(f"faces of {faces.dtype} were given, but whole numbers are expected: use int64.")
-    check_indices(faces, pixels.shape[1], "faces", "vertices")
-    return pixels.shape[0], pixels.shape[1]
 
 
 # ---- the reference
@@ -285,22 +273,6 @@ class _Interpolate(torch.autograd.Function):
         _run("raster_interpolate_backward", attributes, face.numel(), args, ctx.level)
         grad = None if to_attributes is None else summed(to_attributes).view_as(attributes)
         return grad, None, None, to_bary, None
-
-
-def shares(like: Tensor, pixels: int, level: native.Level) -> Tensor:
-    """Zeros ``[S, parts, V, C]`` for a gradient like ``[S, V, C]``, of ``pixels`` for each of S.
-
-    On a CPU each part of the pixels has its own sums: as many parts as the sizes ask for, however many threads there
-    are, so that the bits do not depend on them.
-    """
-    few = native.on_cuda(like, level) or like.shape[1] == 0
-    parts = 1 if few else max(1, min(PARTS, pixels // (8 * like.shape[1])))
-    return like.new_zeros(like.shape[0], parts, *like.shape[1:])
-
-
-def summed(parts: Tensor) -> Tensor:
-    """``[S, parts, V, C]`` -> ``[S, V, C]``."""
-    return parts[:, 0] if parts.shape[1] == 1 else parts.sum(1)
 
 
 def _pointers(tensors: dict[str, Tensor | None]) -> dict[str, int]:

@@ -101,7 +101,7 @@ static void resolve(const RasterArgs& args, int64_t view, int64_t first, int cou
     Pixels at;
     for (int i = 0; i < count; ++i) args.face[first + i] = at.face[i] = face_of(uint64_t(args.face[first + i]));
     look(args, view, first, count, at);
-    Place<Floats> place{};
+    Weights<Floats> place{};
     Floats depth{};
     if (!at.empty) {
         place_on(at.x, at.y, at.z, place);

@@ -86,6 +86,12 @@ inline void add_atomically(float* to, float value) {
     } while (!__atomic_compare_exchange_n((uint32_t*)to, &before, after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 
+inline void max_atomically(uint64_t* to, uint64_t value) {
+    uint64_t before = __atomic_load_n(to, __ATOMIC_RELAXED);
+    while (before < value && !__atomic_compare_exchange_n(to, &before, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
 template <class T>
 T shuffle_down(T value, uint32_t by) {
     static_assert(sizeof(T) <= 8, "one register");

@@ -22,12 +22,12 @@ struct AntialiasArgs {
 
 namespace DF_LEVEL {
 
-constexpr float SLACK = 1.0f / 256.0f;  // as in ops/antialias.py
-constexpr int FACES_BETWEEN = 64;       // as there
+constexpr float ANTIALIAS_SLACK = 1.0f / 256.0f;  // as in ops/antialias.py
+constexpr int ANTIALIAS_FACES = 64;       // as there
 
 // On which side of the line from a to b a point lies on the screen.
 DF_BODY float side_of(const float* a, const float* b, const float* point) {
-    return times(b[0] - a[0], point[1] - a[1]) - times(b[1] - a[1], point[0] - a[0]);
+    return product(b[0] - a[0], point[1] - a[1]) - product(b[1] - a[1], point[0] - a[0]);
 }
 
 DF_BODY uint8_t outline_of(const AntialiasArgs& args, int64_t view, int64_t face) {
@@ -76,7 +76,7 @@ DF_BODY bool leave(const AntialiasArgs& args, const float* points, int64_t face,
         const float *start = at[(k + 1) % 3], *end = at[(k + 2) % 3];
         const float from = start[1 - axis], to = end[1 - axis];
         if (k == entered || (from <= line) == (to <= line)) continue;
-        const float along = (line - from) / (to - from), place = start[axis] + times(along, end[axis] - start[axis]);
+        const float along = (line - from) / (to - from), place = start[axis] + product(along, end[axis] - start[axis]);
         if (found && !((place - out.place) * step > 0.0f)) continue;
         out = Exit{k, along, place};
         found = true;
@@ -97,11 +97,11 @@ DF_BODY bool blend_of(const AntialiasArgs& args, int64_t view, int32_t x, int32_
     int64_t face = ahead ? one : two;
     const int64_t other = ahead ? two : one;
     int entered = -1;
-    for (int n = 0; n < FACES_BETWEEN && face != other; ++n) {
-        Exit exit;
+    for (int n = 0; n < ANTIALIAS_FACES && face != other; ++n) {
+        Exit exit = {};
         if (!leave(args, points, face, entered, axis, line, step, exit)) return false;
         float reach = (exit.place - place) * step;  // 0 at the nearer's centre, 1 at the other's
-        if (!(reach <= 1.0f + SLACK)) return false;
+        if (!(reach <= 1.0f + ANTIALIAS_SLACK)) return false;
         const int k = exit.corner;
         if (!(args.outline[view * args.count + face] >> k & 1)) {
             const int32_t across = args.across[3 * face + k];
@@ -113,7 +113,7 @@ DF_BODY bool blend_of(const AntialiasArgs& args, int64_t view, int32_t x, int32_
         const float *start = points + 3 * out.start, *end = points + 3 * out.end;
         const float rise = end[1 - axis] - start[1 - axis], run = end[axis] - start[axis];
         const float tall = rise < 0.0f ? -rise : rise, wide = run < 0.0f ? -run : run;
-        if ((axis ? tall <= wide : tall < wide) || reach < -SLACK) return false;
+        if ((axis ? tall <= wide : tall < wide) || reach < -ANTIALIAS_SLACK) return false;
         const bool inner = reach < 0.5f, ends = reach < 0.0f || reach > 1.0f;
         reach = held(reach, 0.0f, 1.0f);
         out.share = inner ? 0.5f - reach : reach - 0.5f;
@@ -133,7 +133,7 @@ DF_BODY bool blend_of(const AntialiasArgs& args, int64_t view, int32_t x, int32_
 template <class Each>
 DF_BODY uint8_t for_blends(const AntialiasArgs& args, int64_t view, int32_t x, int32_t y, int mask, const Each& each) {
     int found = 0;
-    Blend blend;
+    Blend blend = {};
     for (int axis = 0; axis < 2; ++axis) {
         const bool there = axis ? y + 1 < args.height : x + 1 < args.width;
         if (!there || !(mask >> axis & 1) || !blend_of(args, view, x, y, axis, blend)) continue;

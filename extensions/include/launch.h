@@ -1,4 +1,4 @@
-// What a CUDA kernel is written with: threads, blocks, barriers, shuffles, shared memory, atomic sums. NVRTC turns it
+// What a CUDA kernel is written with: threads, blocks, barriers, shuffles, shared memory, atomic sums and maxima. NVRTC turns it
 // into CUDA. For the host build (DF_HOST_CUDA) every thread of a block is a thread of the system, so that tests run a
 // kernel's logic without a GPU, and the thread sanitizer sees its races.
 #pragma once
@@ -18,6 +18,7 @@ DF_BODY uint32_t block_x() { return blockIdx.x; }
 DF_BODY uint32_t block_y() { return blockIdx.y; }
 DF_BODY void sync_block() { __syncthreads(); }
 DF_BODY void add_atomically(float* to, float value) { atomicAdd(to, value); }
+DF_BODY void max_atomically(uint64_t* to, uint64_t value) { atomicMax(to, value); }
 
 // The value of the thread `by` further on in the warp of 32; every thread of the warp must ask.
 template <class T>

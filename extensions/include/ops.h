@@ -10,6 +10,7 @@
 #include "mlp.h"
 #include "raster.h"
 #include "splat.h"
+#include "texture.h"
 
 #define DF_OPS(OP)                                   \
     OP(adam_sparse_step, AdamArgs)                   \
@@ -50,4 +51,6 @@
     OP(splat_count, SplatBinArgs)                    \
     OP(splat_bin, SplatBinArgs)                      \
     OP(splat_blend, SplatBlendArgs)                  \
-    OP(splat_blend_backward, SplatBlendArgs)
+    OP(splat_blend_backward, SplatBlendArgs)         \
+    OP(texture_forward, TextureArgs)                 \
+    OP(texture_backward, TextureArgs)

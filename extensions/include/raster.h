@@ -38,13 +38,13 @@ namespace DF_LEVEL {
 
 constexpr float RASTER_TINY = 1e-12f;  // twice an area in pixels; below it slopes overflow
 constexpr float RASTER_HUGE = 1e15f;   // pixels; beyond it areas overflow
-constexpr float NEVER = 3.4028235e38f; // the greatest number
+constexpr float RASTER_NEVER = 3.4028235e38f; // the greatest number
 
 // A product that is rounded before it is added to anything. (cpu/raster.cpp is compiled without contraction.)
 #if defined(__CUDACC_RTC__)
-DF_BODY float times(float a, float b) { return __fmul_rn(a, b); }
+DF_BODY float product(float a, float b) { return __fmul_rn(a, b); }
 #else
-DF_BODY float times(float a, float b) { return a * b; }
+DF_BODY float product(float a, float b) { return a * b; }
 #endif
 
 DF_BODY float ceil_of(float x) { return -floor_of(-x); }
@@ -69,17 +69,17 @@ struct Rows {
     int32_t first, middle, last;
 };
 
-DF_BODY bool finite(const Corner& one) {
-    return one.x < RASTER_HUGE && one.x > -RASTER_HUGE && one.y < RASTER_HUGE && one.y > -RASTER_HUGE && one.z < NEVER;
+DF_BODY bool drawable(const Corner& one) {
+    return one.x < RASTER_HUGE && one.x > -RASTER_HUGE && one.y < RASTER_HUGE && one.y > -RASTER_HUGE && one.z < RASTER_NEVER;
 }
 
 // Whether there is anything to fill.
 DF_BODY bool rows_of(Corner a, Corner b, Corner c, int32_t height, int32_t width, Rows& out) {
-    const float area = times(b.x - a.x, c.y - a.y) - times(b.y - a.y, c.x - a.x);
+    const float area = product(b.x - a.x, c.y - a.y) - product(b.y - a.y, c.x - a.x);
     const float right = greater(greater(a.x, b.x), c.x), left = lesser(lesser(a.x, b.x), c.x);
     const float bottom = greater(greater(a.y, b.y), c.y), top = lesser(lesser(a.y, b.y), c.y);
     const bool inside = right > 0.5f && left < float(width) && bottom > 0.5f && top < float(height);
-    if (!(inside && finite(a) && finite(b) && finite(c) && (area > 0.0f || area < 0.0f))) return false;
+    if (!(inside && drawable(a) && drawable(b) && drawable(c) && (area > 0.0f || area < 0.0f))) return false;
     Corner swap;
     if (b.y < a.y) swap = a, a = b, b = swap;  // stable: equal ones keep their order
     if (c.y < b.y) swap = b, b = c, c = swap;
@@ -90,10 +90,10 @@ DF_BODY bool rows_of(Corner a, Corner b, Corner c, int32_t height, int32_t width
     out.middle = int32_t(held(ceil_of(b.y - 0.5f), 0.0f, float(height)));
     out.last = int32_t(held(ceil_of(c.y - 0.5f), 0.0f, float(height)));
     const float bx = b.x - a.x, by = b.y - a.y, cx = c.x - a.x, cy = c.y - a.y, db = b.z - a.z, dc = c.z - a.z;
-    const float twice = times(bx, cy) - times(by, cx);
+    const float twice = product(bx, cy) - product(by, cx);
     const bool thin = !(twice > RASTER_TINY || twice < -RASTER_TINY);  // is drawn at its first corner's depth
-    out.dx = thin ? 0.0f : (times(db, cy) - times(dc, by)) / twice;
-    out.dy = thin ? 0.0f : (times(dc, bx) - times(db, cx)) / twice;
+    out.dx = thin ? 0.0f : (product(db, cy) - product(dc, by)) / twice;
+    out.dy = thin ? 0.0f : (product(dc, bx) - product(db, cx)) / twice;
     out.ac = cx / cy, out.ab = bx / by, out.bc = (c.x - b.x) / (c.y - b.y);
     out.low = lesser(lesser(a.z, b.z), c.z), out.high = greater(greater(a.z, b.z), c.z);
     return true;
@@ -103,25 +103,25 @@ DF_BODY bool rows_of(Corner a, Corner b, Corner c, int32_t height, int32_t width
 template <class Plot>
 DF_BODY void fill_row(const Rows& in, int32_t row, int32_t width, const Plot& plot) {
     const float y = float(row) + 0.5f, below = y - in.a.y;
-    const float long_side = in.a.x + times(below, in.ac);
-    const float short_side = row < in.middle ? in.a.x + times(below, in.ab) : in.b.x + times(y - in.b.y, in.bc);
+    const float long_side = in.a.x + product(below, in.ac);
+    const float short_side = row < in.middle ? in.a.x + product(below, in.ab) : in.b.x + product(y - in.b.y, in.bc);
     const float start = held(ceil_of(lesser(long_side, short_side) - 0.5f), 0.0f, float(width));
     const float stop = held(ceil_of(greater(long_side, short_side) - 0.5f), 0.0f, float(width));
     if (!(stop > start)) return;
-    const float at_row = in.a.z + times(in.dy, below);
-    const float begin = held(at_row + times(in.dx, start + 0.5f - in.a.x), in.low, in.high);
-    const float end = held(at_row + times(in.dx, stop - 0.5f - in.a.x), in.low, in.high);
+    const float at_row = in.a.z + product(in.dy, below);
+    const float begin = held(at_row + product(in.dx, start + 0.5f - in.a.x), in.low, in.high);
+    const float end = held(at_row + product(in.dx, stop - 0.5f - in.a.x), in.low, in.high);
     const float slope = (end - begin) / greater(stop - start - 1.0f, 1.0f);
     const int32_t count = int32_t(stop - start);
-    for (int32_t i = 0; i < count; ++i) plot(int32_t(start) + i, begin + times(float(i), slope));
+    for (int32_t i = 0; i < count; ++i) plot(int32_t(start) + i, begin + product(float(i), slope));
 }
 
 // Where the edge from a corner in front of the plane to one behind it meets the plane.
 DF_BODY Corner crossing(const Corner& front, const Corner& behind, float near) {
     const float share = (front.z - near) / (front.z - behind.z);
-    const float x = times(front.x, front.z), y = times(front.y, front.z);
-    return Corner{(x + times(share, times(behind.x, behind.z) - x)) / near,
-                  (y + times(share, times(behind.y, behind.z) - y)) / near, near};
+    const float x = product(front.x, front.z), y = product(front.y, front.z);
+    return Corner{(x + product(share, product(behind.x, behind.z) - x)) / near,
+                  (y + product(share, product(behind.y, behind.z) - y)) / near, near};
 }
 
 // Calls draw(a, b, c) for what of a face lies beyond the plane: a triangle, two, or nothing.
@@ -156,14 +156,14 @@ DF_BODY int64_t face_of(uint64_t key) { return key ? int64_t(0xffffffffu - uint3
 // ---- the place on a triangle; F is a float or a vector of them
 
 template <class F>
-struct Place {
+struct Weights {
     F weight[3], total, exact[3], bary[3];
     decltype(F() > F()) good;
 };
 
 // x, y: of the corners, seen from the pixel's centre. See barycentric in ops/raster.py.
 template <class F>
-DF_BODY void place_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], Place<F>& out) {
+DF_BODY void place_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], Weights<F>& out) {
     F held[3], sum{};
     for (int k = 0; k < 3; ++k) {
         const int after = (k + 1) % 3, before = (k + 2) % 3;
@@ -171,7 +171,7 @@ DF_BODY void place_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], Place<F
     }
     F total = out.weight[0] + out.weight[1] + out.weight[2];
     const F size = total < 0.0f ? -total : total;
-    out.good = (size > 0.0f) & (size < NEVER);
+    out.good = (size > 0.0f) & (size < RASTER_NEVER);
     const F none = F{} + 1.0f, third = F{} + 1.0f / 3.0f;
     out.total = total = out.good ? total : none;
     for (int k = 0; k < 3; ++k) {
@@ -184,7 +184,7 @@ DF_BODY void place_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], Place<F
 
 // How the weights change to the right and downwards.
 template <class F>
-DF_BODY void slopes_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const Place<F>& at, F (&dx)[3], F (&dy)[3]) {
+DF_BODY void slopes_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const Weights<F>& at, F (&dx)[3], F (&dy)[3]) {
     F right{}, down{};
     for (int k = 0; k < 3; ++k) {
         const int after = (k + 1) % 3, before = (k + 2) % 3;
@@ -201,7 +201,7 @@ DF_BODY void slopes_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const 
 // The gradient by the corners' x, y, depth: grad[3 k + axis]. to_bary, to_depth: of the loss.
 template <class F>
 DF_BODY void pull_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const F (&to_bary)[3], F to_depth, F (&grad)[9]) {
-    Place<F> at;
+    Weights<F> at;
     place_on(x, y, z, at);
     F pull[3], mean{};
     for (int k = 0; k < 3; ++k) {

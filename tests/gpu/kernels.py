@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamforge.ops import adam, hashgrid, march, mlp, peers
+from dreamforge.ops import adam, antialias, hashgrid, march, mlp, peers, raster, texture
 from dreamforge.ops.dispatch import backends
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.types import DreamforgeError
@@ -119,6 +119,45 @@ def adam_case(rows: int, features: int) -> Case:
     return run
 
 
+def mesh_case(size: int) -> Case:
+    """Rasterise, interpolate, smooth: the faces that the core finds are those of the reference, in any precision."""
+
+    def run(device: torch.device, exact: bool) -> Answer:
+        given = {
+            "pixels": 1.2 * size * torch.rand(2, 40, 2, generator=draws(0)) - 0.1 * size,
+            "depth": torch.rand(2, 40, generator=draws(1)) + 0.5,
+            "values": torch.rand(40, 2, generator=draws(2)),
+        }
+        faces = torch.randint(0, 40, (30, 3), generator=draws(3))
+        at = placed(given, device, exact)
+        faces, across = faces.to(at["depth"].device), antialias.neighbours(faces).to(at["depth"].device)
+        single = raster.rasterize_reference(given["pixels"], given["depth"], faces.cpu(), size, size).face
+        draw = raster.rasterize_reference if exact else raster.rasterize_native
+        mix = raster.interpolate_reference if exact else raster.interpolate_native
+        smooth = antialias.antialias_reference if exact else antialias.antialias_native
+        found = draw(at["pixels"], at["depth"], faces, size, size)
+        color = mix(at["values"], faces, found.face, found.bary)
+        out = smooth(color, found, at["pixels"], at["depth"], faces, across)
+        wrong = (found.face.cpu() != single).sum().to(out)[None]  # of float32's faces: none
+        return {**given} | gradients([out, found.depth], at) | {"out.wrong_faces": wrong * (not exact)}
+
+    return run
+
+
+def texture_case(points: int) -> Case:
+    def run(device: torch.device, exact: bool) -> Answer:
+        given = {
+            "texels": torch.rand(1, 8, 16, 3, generator=draws(0)),
+            "uv": 3 * torch.rand(1, points, 2, generator=draws(1)) - 1,
+        }
+        at = placed(given, device, exact)
+        mix = 4 * torch.rand(1, points, generator=draws(2)).to(at["uv"])
+        compute = texture.texture_reference if exact else texture.texture_native
+        return {**given} | gradients([compute(texture.pyramid(at["texels"]), at["uv"], mix, "trilinear", "wrap")], at)
+
+    return run
+
+
 CASES: dict[str, Case] = {
     "hashgrid": grid_case(HashGrid(4, 2, 9, 4, 1.7), 300),
     "hashgrid-4": grid_case(HashGrid(3, 4, 8, 3, 2.0), 150),
@@ -130,6 +169,8 @@ CASES: dict[str, Case] = {
     "render": render_case(60, 12, 3),
     "render-normals": render_case(40, 9, 6),
     "adam": adam_case(500, 2),
+    "mesh": mesh_case(24),
+    "texture": texture_case(200),
 }
 
 
