@@ -12,7 +12,8 @@ from dreamforge.config import Optimiser, Recipe, Term
 from dreamforge.engine import BuiltTerm
 from dreamforge.optimiser import SceneAdam
 from dreamforge.rng import derive
-from dreamforge.types import DreamforgeError, LearnedGuidance, ParamGroup, Prior, Scene, State
+from dreamforge.scenes.convert import convert
+from dreamforge.types import LearnedGuidance, ParamGroup, Prior, Scene, State
 
 
 @runtime_checkable
@@ -98,16 +99,16 @@ def build_scene(recipe: Recipe, stage: int, device: torch.device) -> Scene:
 def build_stage(recipe: Recipe, number: int, priors: Priors, before: Scene | None = None) -> Workshop:
     """Everything that stage ``number`` needs; ``before`` is the scene of the stage before it, where there is one."""
     stage = recipe.stages[number]
-    if before is not None and stage.origin == "previous":
-        if stage.scene != recipe.stages[number - 1].scene:
-            raise DreamforgeError(
-                f"stages[{number}] goes on 'from: previous' with another scene, but scenes cannot be converted: "
-                "give it the scene of the stage before it, or 'from: scratch'."
-            )
+    if before is None or stage.origin == "scratch":
+        scene = build_scene(recipe, number, priors.device)
+    elif stage.scene == recipe.stages[number - 1].scene:
         scene = before
     else:
-        scene = build_scene(recipe, number, priors.device)
-    terms = [build_term(term, priors, derive(recipe.seed, "guidance", number, k)) for k, term in enumerate(stage.terms)]
+        scene = convert(before, stage.scene, derive(recipe.seed, "scene", number), priors.device)
+    terms = []
+    if stage.steps:
+        seeds = (derive(recipe.seed, "guidance", number, k) for k in range(len(stage.terms)))
+        terms = [build_term(term, priors, seed) for term, seed in zip(stage.terms, seeds, strict=True)]
     return Workshop(scene, terms, adam(scene.param_groups(), stage.optimiser))
 
 

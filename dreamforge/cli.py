@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     export = _command(commands, "export", "write the mesh of a run in another format")
     _run_argument(export)
     export.add_argument("--format", default="glb", help="glb, obj or ply (default: glb)")
+    _convert(_command(commands, "convert", "make another kind of scene of a finished run"))
     _run_argument(_command(commands, "render", "render the turntable of a run again"))
     evaluate = _command(commands, "eval", "let the evaluator judge the assets of runs", run="evaluate")
     evaluate.add_argument("paths", nargs="+", metavar="RUN", help="folder of a run")
@@ -115,6 +116,14 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     _vram(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key, as guidance.cfg_scale=30")
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    _run_argument(parser)
+    parser.add_argument("--to", required=True, metavar="KIND", help="mesh, gaussians or hash_nerf")
+    parser.add_argument("--out", help="folder of the new run (default: RUN-KIND)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the new scene, as count=50000")
 
 
 def _compare(parser: argparse.ArgumentParser) -> None:

@@ -49,6 +49,14 @@ def resume(options: argparse.Namespace) -> Outcome:
         return _done(lambda: runs.resume(options.path, listener))
 
 
+def convert(options: argparse.Namespace) -> Outcome:
+    from dreamforge.conversion import convert
+
+    given = {"overwrite": options.overwrite, "overrides": options.overrides}
+    with watched() as listener:
+        return _done(lambda: convert(options.path, options.to, options.out, listener=listener, **given))
+
+
 def export(options: argparse.Namespace) -> Outcome:
     from dreamforge.export.write import writer_of
 

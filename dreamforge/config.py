@@ -85,7 +85,8 @@ class Term:
 
 @dataclass(frozen=True)
 class Stage:
-    """``origin`` (the key ``from``): "previous" goes on with the scene before it, "scratch" starts a new one."""
+    """``origin`` (the key ``from``): "previous" goes on with the scene before it, converted where ``scene`` is another
+    one; "scratch" starts a new one. A stage of 0 steps only converts."""
 
     steps: int = 1000
     origin: Literal["scratch", "previous"] = "scratch"
@@ -94,7 +95,7 @@ class Stage:
     terms: tuple[Term, ...] = ()
 
     def __post_init__(self) -> None:
-        _within("steps", self.steps, 1, 1_000_000)
+        _within("steps", self.steps, 1 if self.origin == "scratch" else 0, 1_000_000)
 
 
 @dataclass(frozen=True)

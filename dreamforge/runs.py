@@ -251,6 +251,8 @@ def _run_stage(run: Run, number: int, start: int, workshop: Workshop, device: to
             lr_scale=lambda progress: curve(stage.optimiser.lr_scale, progress),
             on_step=on_step,
         )
+    if stage.steps == 0:  # converted, and nothing else
+        checkpoints.save(run.path / "checkpoints", Checkpoint(number, 0, before, workshop.state()))
 
 
 def _scene_of(recipe: Recipe, checkpoint: Checkpoint, device: torch.device) -> Scene:

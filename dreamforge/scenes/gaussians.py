@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreamforge.ops.dispatch import Backend
 from dreamforge.render.splat import Seen, gaussian_field, splat_render
-from dreamforge.render.volume import volume_surface
+from dreamforge.render.volume import Field, volume_surface
 from dreamforge.rng import derive, generator
 from dreamforge.scenes.densify import Rows, grow_and_prune, relocate_and_add, reset_opacity, wander
 from dreamforge.scenes.sky import Kind, Sky
@@ -220,6 +220,11 @@ class GaussianScene:
             size = (grad * half).norm(dim=-1) * there
             self.pull.index_add_(0, alive, torch.stack([size.sum(0), there.sum(0).to(size)], 1))
         self.seen.clear()
+
+    def density_field(self) -> Field:
+        """See ``convert.HasField``; values only."""
+        with torch.no_grad():
+            return gaussian_field(self.splats(), 2.0 / 128)
 
     def extract(self, resolution: int) -> Mesh:
         """See ``types.Scene``; through a field of density, see ``render.splat.gaussian_field``."""

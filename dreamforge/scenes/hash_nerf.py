@@ -13,7 +13,7 @@ from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.hashgrid import HashGrid, encode
 from dreamforge.ops.march import cell_points, decayed, occupied
 from dreamforge.ops.mlp import fused_mlp, init
-from dreamforge.render.volume import Looked, distance_surface, evaluate, slope, volume_render, volume_surface
+from dreamforge.render.volume import Field, Looked, distance_surface, evaluate, slope, volume_render, volume_surface
 from dreamforge.rng import generator
 from dreamforge.scenes.lit import Kind as LitKind
 from dreamforge.scenes.lit import Lit
@@ -253,6 +253,10 @@ class HashNerfScene:
         density, _ = evaluate(lambda position: self.field(position, reach), points)
         seen = -torch.expm1(-density * self.step)
         self.opacity = decayed(self.opacity, seen.view_as(self.opacity), decay)
+
+    def density_field(self) -> Field:
+        """See ``convert.HasField``."""
+        return self.field
 
     def extract(self, resolution: int) -> Mesh:
         """See ``types.Scene``; colours as shown, with the light that the field learnt in them."""

@@ -13,6 +13,7 @@ from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.isosurface import flexicubes, grid, marching_tetrahedra
 from dreamforge.render.raster import vertex_normals
 from dreamforge.render.surface import Triangles, surface_render
+from dreamforge.render.volume import Field
 from dreamforge.rng import generator
 from dreamforge.scenes.color_field import ColorField
 from dreamforge.scenes.lit import Kind as LitKind
@@ -22,6 +23,7 @@ from dreamforge.scenes.state import copied, restore
 from dreamforge.types import Cameras, DreamforgeError, Mesh, ParamGroup, RenderOutput, State, Surface
 
 BOUND = 1.0  # the object lives in [-1, 1]^3
+WALL = 200.0  # 1/m
 MARGIN = 1.05  # the grid is this much larger, so that the surface closes before its border
 
 
@@ -166,6 +168,18 @@ class MeshScene:
 
     def adapt(self, step: int, seed: int) -> None:
         self.age.fill_(step + 1)
+
+    def density_field(self) -> Field:
+        """See ``convert.HasField``: as dense as a wall within a few millimetres, and the colours of the field."""
+
+        def field(position: Tensor) -> tuple[Tensor, Tensor]:
+            size = self.spec.resolution + 1
+            box = self.distance.view(1, 1, size, size, size)
+            at = (position / (BOUND * MARGIN)).flip(1).view(1, 1, 1, -1, 3)
+            distance = torch.nn.functional.grid_sample(box, at, padding_mode="border", align_corners=True).flatten()
+            return WALL * torch.sigmoid(-WALL * distance), self.color(position)
+
+        return field
 
     @torch.no_grad()
     def extract(self, resolution: int) -> Mesh:

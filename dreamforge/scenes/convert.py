@@ -1,0 +1,243 @@
+"""From one kind of scene to another, without a prior: first what is where, then what it looks like.
+
+The order is PVD's (Fang et al. 2023, "One is All"): density and colour at points, then pictures. Gaussians and meshes
+start on the source's surface, which says both; a radiance field first learns the source's field at points. Then every
+target is fitted to pictures of the source from all sides.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from dreamforge.cameras import OrbitSampler
+from dreamforge.optimiser import SceneAdam
+from dreamforge.render.volume import Field
+from dreamforge.rng import derive, generator
+from dreamforge.scenes.gaussians import Gaussians, GaussianScene
+from dreamforge.scenes.hash_nerf import HashNerf, HashNerfScene
+from dreamforge.scenes.mesh import BOUND, MARGIN, MeshScene, SdfMesh
+from dreamforge.types import Cameras, DreamforgeError, Mesh, Scene, Splats
+
+EXTRACTION = 128  # voxels along an edge of the surface that targets start on
+AROUND = OrbitSampler(elevation_deg=(-60.0, 90.0), distance=(2.6, 3.4), fov_deg=(40.0, 40.0))
+Step = Callable[[int, int], None]  # done, of how many
+
+
+@runtime_checkable
+class HasField(Protocol):
+    """A scene that is a density and a colour at every point: what a radiance field learns first."""
+
+    def density_field(self) -> Field: ...
+
+
+@dataclass(frozen=True)
+class Effort:
+    """``points`` steps at ``batch`` points, for radiance fields alone, then ``pictures`` steps at ``views`` pictures of
+    ``resolution`` pixels each."""
+
+    points: int = 200
+    batch: int = 1 << 15
+    pictures: int = 400
+    views: int = 2
+    resolution: int = 192
+
+
+def convert(
+    source: Scene, spec: Any, seed: int, device: torch.device, effort: Effort | None = None, on_step: Step | None = None
+) -> Scene:
+    """A scene of ``spec`` that looks as ``source`` does. Its background is its own.
+
+    Raises DreamforgeError for a source without a surface, and for a spec that no scene can be converted to.
+    """
+    effort, say = effort or Effort(), on_step or (lambda done, steps: None)
+    target: GaussianScene | MeshScene | HashNerfScene
+    learnt = effort.points if isinstance(spec, HashNerf) else 0
+    if isinstance(spec, Gaussians):
+        target = gaussians_on(source.extract(EXTRACTION), spec, seed, device)
+    elif isinstance(spec, SdfMesh):
+        target = mesh_around(source.extract(EXTRACTION), spec, seed, device)
+    elif isinstance(spec, HashNerf):
+        target = spec.build(seed, device)
+        _learn_field(source, target, effort, seed, lambda done: say(done, learnt + effort.pictures))
+    else:
+        raise DreamforgeError(
+            f"A scene was to be converted to {type(spec).__name__}, but only Gaussians, SdfMesh and HashNerf can be "
+            "converted to; give the stage one of them, or 'from: scratch'."
+        )
+    _learn_pictures(source, target, effort, seed, lambda done: say(learnt + done, learnt + effort.pictures))
+    return target
+
+
+# ---- what is where
+
+
+def gaussians_on(mesh: Mesh, spec: Gaussians, seed: int, device: torch.device) -> GaussianScene:
+    """``spec.count`` flat Gaussians evenly on a surface, in its colours."""
+    place, normal, color = on_surface(mesh, spec.count, generator(seed, "convert", "surface"))
+    apart = math.sqrt(float(face_areas(mesh).sum()) / spec.count)
+    flat = torch.tensor([0.6 * apart, 0.6 * apart, 0.15 * apart])
+    sh = torch.zeros(spec.count, (spec.sh_degree + 1) ** 2, 3)
+    sh[:, 0] = (color - 0.5) / 0.28209479177387814
+    start = Splats(place, flat.log().repeat(spec.count, 1), turned_to(normal), torch.full((spec.count,), 3.0), sh)
+    return GaussianScene(spec, start, seed, device)
+
+
+def mesh_around(mesh: Mesh, spec: SdfMesh, seed: int, device: torch.device) -> MeshScene:
+    """A grid of the surface's signed distances, and its colours in the field."""
+    scene = spec.build(seed, device)
+    with torch.no_grad():
+        scene.distance.copy_(signed_distance(mesh, scene.points.cpu()).to(device))
+    optimiser = _optimiser(scene)
+    for step in range(150):
+        place, _, color = on_surface(mesh, 1 << 14, generator(seed, "convert", "color", step))
+        optimiser.zero_grad()
+        (scene.color(place.to(device)) - color.to(device)).square().mean().backward()
+        optimiser.step()
+    return scene
+
+
+def _learn_field(source: Scene, target: HashNerfScene, effort: Effort, seed: int, said: Callable[[int], None]) -> None:
+    """Density, as the share of light that a step of the target stops, and colour where there is some."""
+    if not isinstance(source, HasField):
+        raise DreamforgeError(
+            f"A {type(source).__name__} has no field of density, so it cannot become a HashNerf; convert it to "
+            "Gaussians or SdfMesh."
+        )
+    field, optimiser = source.density_field(), _optimiser(target)
+    mesh = source.extract(EXTRACTION)
+    for step in range(effort.points):
+        draws = generator(seed, "convert", "points", step)
+        near, _, _ = on_surface(mesh, effort.batch // 2, draws)
+        near = near + 0.03 * torch.randn(near.shape, generator=draws)
+        position = torch.cat([near, torch.rand(near.shape, generator=draws) * 2 - 1]).clamp(-1, 1).to(target.table)
+        with torch.no_grad():
+            wanted, color = field(position)
+        density, shown = target.field(position)
+        stops, wanted = -torch.expm1(-density * target.step), -torch.expm1(-wanted * target.step)
+        loss = (stops - wanted).square().mean() + (wanted[:, None] * (shown - color).square()).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        target.adapt(step, derive(seed, "adapt", step))
+        said(step + 1)
+
+
+# ---- what it looks like
+
+
+def _learn_pictures(source: Scene, target: Any, effort: Effort, seed: int, said: Callable[[int], None]) -> None:
+    optimiser = _optimiser(target)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    for step in range(effort.pictures):
+        cameras = AROUND.sample(effort.views, effort.resolution, 0.0, derive(seed, "cameras", step))
+        behind = torch.rand(effort.views, 3, generator=generator(seed, "background", step))
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * 0.1 ** (step / effort.pictures)
+        descend(source, target, cameras, behind, optimiser, derive(seed, "render", step))
+        said(step + 1)
+
+
+def descend(
+    source: Scene, target: Any, cameras: Cameras, behind: Tensor, optimiser: torch.optim.Optimizer, seed: int
+) -> None:
+    """One step of ``target`` towards the pictures of ``source``: colours over ``behind``, and alpha."""
+    device = optimiser.param_groups[0]["params"][0].device
+    cameras, behind = cameras.to(device), behind.to(device)
+    with torch.no_grad():
+        wanted = source.render(cameras, behind, seed)
+    shown = target.render(cameras, behind, seed)
+    loss = (shown.rgb - wanted.rgb).square().mean() + (shown.alpha - wanted.alpha).square().mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    target.adapt(0, seed)
+
+
+def _optimiser(scene: Any) -> torch.optim.Optimizer:
+    return SceneAdam(scene.param_groups(), (0.9, 0.99), 1e-15)
+
+
+@torch.no_grad()
+def agreement(one: Scene, two: Scene, views: int, resolution: int, seed: int, device: torch.device) -> float:
+    """PSNR in dB between pictures of two scenes from ``views`` new sides, over the union of both foregrounds."""
+    error, pixels = 0.0, 0
+    for view in range(views):
+        cameras = AROUND.sample(1, resolution, 0.0, derive(seed, "unseen", view)).to(device)
+        white = torch.ones(1, 3, device=device)
+        a, b = (scene.render(cameras, white, derive(seed, "unseen", view)) for scene in (one, two))
+        either = ((a.alpha > 0.5) | (b.alpha > 0.5))[..., 0]
+        error += float((a.rgb - b.rgb)[either].double().square().sum())
+        pixels += 3 * int(either.sum())
+    return -10 * math.log10(max(error / max(pixels, 1), 1e-10))
+
+
+# ---- geometry
+
+
+def face_areas(mesh: Mesh) -> Tensor:
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    areas: Tensor = torch.linalg.cross(b - a, c - a).norm(dim=1) / 2
+    return areas
+
+
+def on_surface(mesh: Mesh, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """``count`` points evenly on a mesh: places, unit normals, colours, each ``[count,3]``, on the CPU."""
+    total = face_areas(mesh).double().cumsum(0)
+    where = (torch.arange(count) + torch.rand(count, generator=draws)).double() * (total[-1] / count)
+    face = torch.searchsorted(total, where).clamp_max(len(total) - 1)
+    one, two = torch.rand(2, count, 1, generator=draws)
+    flip = one + two > 1
+    one, two = torch.where(flip, 1 - one, one), torch.where(flip, 1 - two, two)
+    corners = mesh.faces[face]
+
+    def mix(values: Tensor) -> Tensor:
+        a, b, c = values[corners].unbind(1)
+        return a + one * (b - a) + two * (c - a)
+
+    a, b, c = mesh.vertices[corners].unbind(1)
+    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+    color = torch.full_like(normal, 0.5) if mesh.colors is None else mix(mesh.colors)
+    return mix(mesh.vertices), normal, color
+
+
+def turned_to(normal: Tensor) -> Tensor:
+    """Quaternions ``[N,4]`` wxyz that turn the z axis to unit ``normal [N,3]``, the short way."""
+    x, y, z = normal.unbind(1)
+    half = torch.stack([1 + z, -y, x, torch.zeros_like(x)], 1)
+    back = (z < -0.9999)[:, None]  # there is no short way: half a turn about x
+    return torch.nn.functional.normalize(torch.where(back, half.new_tensor([0.0, 1, 0, 0]), half), dim=1)
+
+
+def signed_distance(mesh: Mesh, points: Tensor) -> Tensor:
+    """Distances ``[N]`` in metres of ``points [N,3]`` to a mesh, negative inside, to about 2 mm.
+
+    From the nearest of many points on it: the side of its face says where one is close by, and farther away whether
+    the surface, drawn into voxels, encloses the point. So a mesh may have cracks narrower than a voxel.
+    """
+    from scipy.spatial import cKDTree
+
+    place, normal, _ = on_surface(mesh, 1 << 18, generator(0, "signed distance"))
+    far, nearest = cKDTree(place.numpy()).query(points.numpy())
+    distance, nearest = torch.from_numpy(far).float(), torch.from_numpy(nearest)
+    outward = ((points - place[nearest]) * normal[nearest]).sum(1) >= 0
+    enclosed = _enclosed(place, points)
+    close = distance < 3 * BOUND * MARGIN * 2 / EXTRACTION
+    inside = torch.where(close, ~outward, enclosed)
+    return torch.where(inside, -distance, distance)
+
+
+def _enclosed(place: Tensor, points: Tensor) -> Tensor:
+    """Which ``points [N,3]`` lie in voxels that the surface through ``place [M,3]`` fills or encloses."""
+    from scipy.ndimage import binary_fill_holes
+
+    def voxel(at: Tensor) -> tuple[Tensor, ...]:
+        scaled = ((at / (BOUND * MARGIN) + 1) * (EXTRACTION / 2)).long().clamp(0, EXTRACTION - 1)
+        return tuple((scaled + 1).unbind(1))
+
+    shell = torch.zeros([EXTRACTION + 2] * 3, dtype=torch.bool)  # with air all around
+    shell[voxel(place)] = True
+    return torch.from_numpy(binary_fill_holes(shell.numpy()))[voxel(points)]

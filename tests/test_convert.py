@@ -1,0 +1,115 @@
+"""From one kind of scene to another: geometry against closed forms, and pictures that stay alike."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dreamforge.render.splat import rotations
+from dreamforge.scenes.canvas import Canvas
+from dreamforge.scenes.convert import (
+    Effort,
+    agreement,
+    convert,
+    face_areas,
+    gaussians_on,
+    mesh_around,
+    on_surface,
+    signed_distance,
+    turned_to,
+)
+from dreamforge.scenes.gaussians import Gaussians
+from dreamforge.scenes.hash_nerf import HashNerf
+from dreamforge.scenes.mesh import SdfMesh
+from dreamforge.types import DreamforgeError, Mesh, NoMesh, Scene
+
+CPU = torch.device("cpu")
+SMALL = Effort(points=60, batch=1 << 13, pictures=40, views=2, resolution=48)
+SPECS: dict[str, Any] = {
+    "nerf": HashNerf(levels=4, log2_entries=13, finest=48, samples=64, occupancy_cells=24, hidden=16, density_scale=5.0),
+    "gaussians": Gaussians(count=1500, capacity=1500, strategy="none"),
+    "mesh": SdfMesh(resolution=24, levels=4, log2_entries=13, finest=32, hidden=16),
+}
+
+
+def ball(radius: float = 0.5) -> Mesh:
+    """A sphere, red where x > 0 and green elsewhere."""
+    mesh = SdfMesh(resolution=32, radius=radius).build(0).extract(64)
+    color = torch.where(mesh.vertices[:, :1] > 0, torch.tensor([0.9, 0.2, 0.1]), torch.tensor([0.1, 0.7, 0.2]))
+    return replace(mesh, colors=color)
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, Scene]:
+    """The same ball as each kind of scene; the field has learnt pictures of the Gaussians."""
+    gaussians = gaussians_on(ball(), SPECS["gaussians"], 0, CPU)
+    mesh = mesh_around(ball(), SPECS["mesh"], 0, CPU)
+    return {"gaussians": gaussians, "mesh": mesh, "nerf": convert(mesh, SPECS["nerf"], 0, CPU, SMALL)}
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("nerf", "mesh"), ("nerf", "gaussians"), ("gaussians", "mesh"), ("mesh", "gaussians"), ("mesh", "nerf")],
+)
+def test_pictures_stay_alike(source: str, target: str, sources: dict[str, Scene]) -> None:
+    """A short conversion; with the full effort see ``python -m tests.conversions``."""
+    heard: list[tuple[int, int]] = []
+    made = convert(sources[source], SPECS[target], 1, CPU, SMALL, lambda done, steps: heard.append((done, steps)))
+    assert agreement(sources[source], made, 4, 48, 0, CPU) > 20
+    total = SMALL.pictures + (SMALL.points if target == "nerf" else 0)
+    assert heard == [(done, total) for done in range(1, total + 1)]
+
+
+def test_the_start_on_the_surface_is_alike_already(sources: dict[str, Scene]) -> None:
+    rough = agreement(sources["mesh"], sources["gaussians"], 4, 48, 0, CPU)
+    assert rough > 17
+    better = convert(sources["mesh"], SPECS["gaussians"], 1, CPU, SMALL)
+    assert agreement(sources["mesh"], better, 4, 48, 0, CPU) > rough + 2, "pictures teach more"
+
+
+def test_agreement_is_the_psnr_over_both_foregrounds(sources: dict[str, Scene]) -> None:
+    one = sources["mesh"]
+    assert agreement(one, one, 2, 32, 0, CPU) == 100.0
+    grey, lighter = SPECS["mesh"].build(0), SPECS["mesh"].build(0)
+    lighter.color.weights[-1].detach().zero_()
+    grey.color.weights[-1].detach().zero_()
+    lighter.color = lambda position: torch.full_like(position, 0.6)
+    grey.color = lambda position: torch.full_like(position, 0.5)
+    assert agreement(grey, lighter, 2, 64, 0, CPU) == pytest.approx(20.0, abs=0.3)
+
+
+def test_points_on_a_surface_are_even_and_know_its_normal_and_color() -> None:
+    mesh = ball()
+    place, normal, color = on_surface(mesh, 4000, torch.Generator().manual_seed(0))
+    assert (place.norm(dim=1) - 0.5).abs().max() < 5e-3
+    assert (normal * place / 0.5).sum(1).min() > 0.97
+    assert ((color[:, 0] > color[:, 1]) == (place[:, 0] > 0)).float().mean() > 0.97
+    assert place.mean(0).abs().max() < 0.01 and torch.cov(place.t()).diag().sub(0.25 / 3).abs().max() < 3e-3
+    assert float(face_areas(mesh).sum()) == pytest.approx(math.pi, rel=0.01)
+
+
+def test_quaternions_turn_z_to_the_normal() -> None:
+    normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    normal = torch.cat([normal, torch.tensor([[0.0, 0, -1], [0, 0, 1], [1e-5, 0, -1]])])
+    torch.testing.assert_close(rotations(turned_to(normal))[:, :, 2], normal, rtol=0, atol=2e-4)
+
+
+def test_distances_are_signed_and_true() -> None:
+    points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact = points.norm(dim=1) - 0.5
+    found = signed_distance(ball(), points)
+    assert (found - exact).abs().max() < 5e-3
+    assert ((found < 0) == (exact < 0))[exact.abs() > 3e-3].all()
+    mesh = ball()
+    cracked = replace(mesh, faces=mesh.faces[torch.arange(len(mesh.faces)) % 50 != 0])
+    found = signed_distance(cracked, points)
+    assert ((found < 0) == (exact < 0))[exact.abs() > 0.03].all(), "small holes let nothing out"
+
+
+def test_what_cannot_be_converted_is_told() -> None:
+    with pytest.raises(NoMesh):
+        convert(Canvas(size=8).build(0), SPECS["gaussians"], 0, CPU, SMALL)
+    with pytest.raises(DreamforgeError, match="only Gaussians, SdfMesh and HashNerf"):
+        convert(SPECS["mesh"].build(0), Canvas(), 0, CPU, SMALL)
