@@ -96,7 +96,7 @@ def read_splats(path: str | os.PathLike[str]) -> Splats:
     sh = columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None]
     if rest:
         more = columns(*(f"f_rest_{number}" for number in range(rest)))
-        sh = torch.cat([sh, more.view(count, 3, -1).transpose(1, 2)], 1)
+        sh = torch.cat([sh, more.view(count, 3, rest // 3).transpose(1, 2)], 1)
     return Splats(
         _turned(columns("x", "y", "z")),
         columns("scale_0", "scale_1", "scale_2"),
