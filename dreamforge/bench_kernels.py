@@ -15,6 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from dreamforge import bench_isosurface
 from dreamforge.ops.adam import sparse_step, sparse_step_reference
 from dreamforge.ops.hashgrid import HashGrid, encode, encode_reference
 from dreamforge.ops.march import Packed, offsets, render, render_reference
@@ -179,6 +180,11 @@ def _adam(name: str) -> Row:
     return Row(name, f"{GRID.rows} rows of {GRID.features}, {HIT:.0%} hit", ours, reference, peers)
 
 
+def _isosurface(name: str) -> Row:
+    size, ours, reference = bench_isosurface.ROWS[name]()
+    return Row(name, size, timed(ours), None if reference is None else timed(reference))
+
+
 def _call_overhead(name: str) -> Row:
     draws, grid = torch.Generator().manual_seed(0), HashGrid(1, 2, 8, 4, 1.0)
     x, table = torch.rand(1, 3, generator=draws), grid.table(draws).requires_grad_()
@@ -213,6 +219,7 @@ ROWS: dict[str, Callable[[str], Row]] = {
     "mlp_backward": _mlp,
     "march_render": _march_render,
     "adam_sparse": _adam,
+    **dict.fromkeys(bench_isosurface.ROWS, _isosurface),
     "call_overhead": _call_overhead,
     "generate_default": _generate,
 }

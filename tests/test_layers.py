@@ -13,7 +13,7 @@ LAYERS = (
     "types",
     "rng files data devices",
     "schedule noise cameras ops priors.parametrisation",
-    "losses prompts render guidance.combine",
+    "losses prompts render guidance.combine bench_isosurface",
     "toybox pictures",
     "priors scenes export",
     "guidance evaluation",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamforge.doctor import examine
-from dreamforge.ops import adam, backends, cuda, dispatch, hashgrid, march, mlp, native, peers
+from dreamforge.ops import adam, backends, cuda, dispatch, hashgrid, isosurface_native, march, mlp, native, peers
 from dreamforge.ops.dispatch import OPS, choose
 from dreamforge.ops.hashgrid import HashGrid, agrees, encode, encode_reference
 from dreamforge.types import DreamforgeError
@@ -105,10 +105,12 @@ def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.Mon
     ("name", "args"),
     [
         ("adam_sparse_step", adam.AdamArgs),
+        ("flexicubes_pull", isosurface_native.FlexiArgs),
         ("hashgrid_encode", hashgrid.HashGridArgs),
         ("march_fill", march.MarchArgs),
         ("march_render", march.RenderArgs),
         ("mlp_backward", mlp.MlpArgs),
+        ("tetrahedra_fill", isosurface_native.TetraArgs),
     ],
 )
 def test_arguments_are_laid_out_as_in_the_core(name: str, args: type[ctypes.Structure], core: None) -> None:

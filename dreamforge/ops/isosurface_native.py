@@ -100,7 +100,9 @@ class _FlexiCubes(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         known = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
         facts, x, (to_vertices, _, to_deviation) = ctx.facts, known["x"], grads
-        known["grad_vertices"] = torch.zeros_like(known["vertices"]) if to_vertices is None else to_vertices.contiguous()
+        known["grad_vertices"] = (
+            torch.zeros_like(known["vertices"]) if to_vertices is None else to_vertices.contiguous()
+        )
         if to_deviation is not None:
             known["grad_deviation"] = to_deviation.contiguous()
         found: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ constexpr int64_t CUBES = 128;  // of a task
 template <class Body>
 static void for_places(int32_t x, int32_t y, int32_t z, const Body& body) {
     parallel(x, [&](int64_t slab) {
-        Place place{slab * y * z, {int32_t(slab), 0, 0}};
+        GridPlace place{slab * y * z, {int32_t(slab), 0, 0}};
         for (int32_t j = 0; j < y; ++j)
             for (int32_t k = 0; k < z; ++k) {
                 place.at[1] = j, place.at[2] = k;
@@ -36,8 +36,8 @@ static void for_active(const FlexiArgs& args, const Body& body) {
 }
 
 void flexicubes_cases(const FlexiArgs& args) {
-    for_places(args.size[0], args.size[1], args.size[2], [&](const Place& cube) {
-        args.cases[cube.number] = uint8_t(case_of(args.s, low_corner(args, cube), args.size));
+    for_places(args.size[0], args.size[1], args.size[2], [&](const GridPlace& cube) {
+        args.cases[cube.number] = uint8_t(grid_case(args.s, low_corner(args, cube), args.size));
     });
 }
 
@@ -99,16 +99,16 @@ static int64_t grid_vertices(const TetraArgs& args) {
 
 void tetrahedra_count(const TetraArgs& args) {
     const int64_t count = grid_vertices(args);
-    for_vertices(args, [&](const Place& vertex) { tetra_count(args, count, vertex); });
+    for_vertices(args, [&](const GridPlace& vertex) { tetra_count(args, count, vertex); });
 }
 
 void tetrahedra_fill(const TetraArgs& args) {
     const int64_t count = grid_vertices(args);
-    for_vertices(args, [&](const Place& vertex) { tetra_fill(args, count, vertex); });
+    for_vertices(args, [&](const GridPlace& vertex) { tetra_fill(args, count, vertex); });
 }
 
 void tetrahedra_backward(const TetraArgs& args) {
-    for_vertices(args, [&](const Place& vertex) { tetra_backward(args, vertex); });
+    for_vertices(args, [&](const GridPlace& vertex) { tetra_backward(args, vertex); });
 }
 
 }  // namespace DF_LEVEL

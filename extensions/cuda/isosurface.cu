@@ -15,18 +15,18 @@ DF_BODY int64_t grid_vertices(const Args& args) {
 }
 
 template <class Args>
-DF_BODY Place vertex_place(const Args& args, int64_t number) {
+DF_BODY GridPlace vertex_place(const Args& args, int64_t number) {
     return place_in(number, args.size[1] + 1, args.size[2] + 1);
 }
 
 // A vertex of the grid takes what the eight cubes around it bring, in one order.
-DF_BODY void flexi_gather(const FlexiArgs& args, const Place& vertex) {
+DF_BODY void flexi_gather(const FlexiArgs& args, const GridPlace& vertex) {
     float sum[4] = {};
     for (int c = 0; c < 8; ++c) {
         int64_t cube = 0;
         bool there = true;
         for (int axis = 0; axis < 3; ++axis) {
-            const int32_t at = vertex.at[axis] - bit(c, axis);
+            const int32_t at = vertex.at[axis] - bit_of(c, axis);
             there &= at >= 0 && at < args.size[axis];
             cube = cube * args.size[axis] + at;
         }
@@ -44,7 +44,7 @@ DF_BODY void flexi_gather(const FlexiArgs& args, const Place& vertex) {
 DF_KERNEL(flexicubes_cases, FlexiArgs) {
     const int64_t cube = thread_in_row();
     if (cube < int64_t(args.size[0]) * args.size[1] * args.size[2])
-        args.cases[cube] = uint8_t(case_of(args.s, low_corner(args, cube_place(args, cube)), args.size));
+        args.cases[cube] = uint8_t(grid_case(args.s, low_corner(args, cube_place(args, cube)), args.size));
 }
 
 DF_KERNEL(flexicubes_count, FlexiArgs) {

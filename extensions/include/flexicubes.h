@@ -6,7 +6,7 @@
 
 namespace dreamforge {
 
-constexpr int LOOP_ROW = 16, LOOPS = 12, JOINED = 13, CROSSED = 14, NO_LOOP = 255;  // as in ops/isosurface_tables.py
+constexpr int LOOP_ROW = 16, LOOP_COUNT = 12, LOOP_JOINED = 13, LOOP_CROSSED = 14, NO_LOOP = 255;  // as in ops/isosurface_tables.py
 
 // Mirrored in ops/isosurface_native.py. n vertices of size[0] x size[1] x size[2] cubes, of which the surface crosses
 // `count`. Null: alpha, beta, gamma that were not given, gradients that nobody wants.
@@ -32,9 +32,9 @@ struct FlexiArgs {
 
 namespace DF_LEVEL {
 
-DF_BODY Place cube_place(const FlexiArgs& args, int64_t cube) { return place_in(cube, args.size[1], args.size[2]); }
+DF_BODY GridPlace cube_place(const FlexiArgs& args, int64_t cube) { return place_in(cube, args.size[1], args.size[2]); }
 
-DF_BODY int64_t low_corner(const FlexiArgs& args, const Place& cube) {
+DF_BODY int64_t low_corner(const FlexiArgs& args, const GridPlace& cube) {
     return (int64_t(cube.at[0]) * (args.size[1] + 1) + cube.at[1]) * (args.size[2] + 1) + cube.at[2];
 }
 
@@ -43,42 +43,42 @@ DF_BODY int64_t cube_step(const int32_t (&size)[3], int axis) {
 }
 
 // Edge 4 axis + p + 2 q lies at the offsets p along `one`, q along `two`.
-struct Axes {
+struct EdgeAxes {
     int axis, one, two;
-    DF_BODY explicit Axes(int axis) : axis(axis), one(axis == 0), two(axis == 2 ? 1 : 2) {}
+    DF_BODY explicit EdgeAxes(int axis) : axis(axis), one(axis == 0), two(axis == 2 ? 1 : 2) {}
     DF_BODY int low(int edge) const { return (edge & 1) << one | (edge >> 1 & 1) << two; }  // its low corner
     DF_BODY int high(int edge) const { return low(edge) | 1 << axis; }
 };
 
 // The row of the table: of the opposite signs where this cube and its neighbour join on the face between them.
-DF_BODY uint32_t row_of(const FlexiArgs& args, const Place& cube) {
+DF_BODY uint32_t loop_row(const FlexiArgs& args, const GridPlace& cube) {
     const uint32_t inside = args.cases[cube.number];
-    const int face = args.table[inside * LOOP_ROW + JOINED], axis = face >> 1, side = face & 1;
+    const int face = args.table[inside * LOOP_ROW + LOOP_JOINED], axis = face >> 1, side = face & 1;
     if (axis > 2 || (side ? cube.at[axis] + 1 >= args.size[axis] : cube.at[axis] == 0)) return inside;
     const int64_t other = cube.number + (side ? 1 : -1) * cube_step(args.size, axis);
-    return args.table[args.cases[other] * LOOP_ROW + JOINED] == (face ^ 1) ? 255 - inside : inside;
+    return args.table[args.cases[other] * LOOP_ROW + LOOP_JOINED] == (face ^ 1) ? 255 - inside : inside;
 }
 
 // Whether a quad surrounds the edge along an axis at the cube's corner 0.
-DF_BODY bool has_quad(const FlexiArgs& args, const Place& cube, const Axes& axes) {
+DF_BODY bool has_quad(const FlexiArgs& args, const GridPlace& cube, const EdgeAxes& axes) {
     const int32_t inside = args.cases[cube.number];
-    return (inside & 1) != bit(inside, 1 << axes.axis) && cube.at[axes.one] > 0 && cube.at[axes.two] > 0;
+    return (inside & 1) != bit_of(inside, 1 << axes.axis) && cube.at[axes.one] > 0 && cube.at[axes.two] > 0;
 }
 
 DF_BODY void flexi_count(const FlexiArgs& args, int64_t item) {
-    const Place cube = cube_place(args, args.active[item]);
-    const uint32_t row = row_of(args, cube);
+    const GridPlace cube = cube_place(args, args.active[item]);
+    const uint32_t row = loop_row(args, cube);
     int64_t* const first = args.first + item + 1;
     args.rows[item] = uint8_t(row);
     args.rank[cube.number] = int32_t(item);
-    first[0] = args.table[row * LOOP_ROW + LOOPS];
+    first[0] = args.table[row * LOOP_ROW + LOOP_COUNT];
     first[args.count + 1] = 0;
-    for (int axis = 0; axis < 3; ++axis) first[args.count + 1] += has_quad(args, cube, Axes(axis));
-    first[2 * (args.count + 1)] = args.table[row * LOOP_ROW + CROSSED];
+    for (int axis = 0; axis < 3; ++axis) first[args.count + 1] += has_quad(args, cube, EdgeAxes(axis));
+    first[2 * (args.count + 1)] = args.table[row * LOOP_ROW + LOOP_CROSSED];
 }
 
 // A cube with its dual vertices, of each loop, and what they are made of, of each edge.
-struct Dual {
+struct DualCube {
     const uint8_t* loop;  // of each edge
     int64_t low;          // the grid's vertex at corner 0
     float s[8], lean[8];  // lean: tanh(alpha)
@@ -87,7 +87,7 @@ struct Dual {
     float vertex[4][3], total[4], mean[4];
 };
 
-DF_BODY float position(const FlexiArgs& args, const Dual& dual, int corner, int axis) {
+DF_BODY float corner_position(const FlexiArgs& args, const DualCube& dual, int corner, int axis) {
     return args.x[3 * (dual.low + corner_step(args.size, corner)) + axis];
 }
 
@@ -95,10 +95,10 @@ DF_BODY float position(const FlexiArgs& args, const Dual& dual, int corner, int 
 template <class Each>
 DF_BODY void for_crossed(const uint8_t* loop, const Each& each) {
     for (int edge = 0; edge < 12; ++edge)
-        if (loop[edge] != NO_LOOP) each(edge, Axes(edge >> 2).low(edge), Axes(edge >> 2).high(edge), int(loop[edge]));
+        if (loop[edge] != NO_LOOP) each(edge, EdgeAxes(edge >> 2).low(edge), EdgeAxes(edge >> 2).high(edge), int(loop[edge]));
 }
 
-DF_BODY void solve(const FlexiArgs& args, int64_t item, Dual& dual) {
+DF_BODY void solve_dual(const FlexiArgs& args, int64_t item, DualCube& dual) {
     const int64_t cube = args.active[item];
     dual.loop = args.table + args.rows[item] * LOOP_ROW;
     dual.low = low_corner(args, cube_place(args, cube));
@@ -117,18 +117,18 @@ DF_BODY void solve(const FlexiArgs& args, int64_t item, Dual& dual) {
         dual.bend[e] = args.beta ? tanh_of(args.beta[12 * cube + e]) : 0.0f;
         dual.beta[e] = 1.0f + args.scale * dual.bend[e];
         for (int axis = 0; axis < 3; ++axis) {
-            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
+            const float x_a = corner_position(args, dual, a, axis), x_b = corner_position(args, dual, b, axis);
             dual.vertex[l][axis] += dual.beta[e] * (x_a + dual.u[e].t * (x_b - x_a));
         }
         dual.total[l] += dual.beta[e];
         ++edges[l];
     });
-    for (int l = 0; l < dual.loop[LOOPS]; ++l)
+    for (int l = 0; l < dual.loop[LOOP_COUNT]; ++l)
         for (int axis = 0; axis < 3; ++axis) dual.vertex[l][axis] /= dual.total[l];
     for_crossed(dual.loop, [&](int e, int a, int b, int l) {
         float square = 0.0f;
         for (int axis = 0; axis < 3; ++axis) {
-            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
+            const float x_a = corner_position(args, dual, a, axis), x_b = corner_position(args, dual, b, axis);
             const float off = dual.vertex[l][axis] - (x_a + dual.plain[e].t * (x_b - x_a));
             square += off * off;
         }
@@ -138,9 +138,9 @@ DF_BODY void solve(const FlexiArgs& args, int64_t item, Dual& dual) {
 }
 
 DF_BODY void flexi_vertices(const FlexiArgs& args, int64_t item) {
-    Dual dual;
-    solve(args, item, dual);
-    for (int l = 0; l < dual.loop[LOOPS]; ++l)
+    DualCube dual;
+    solve_dual(args, item, dual);
+    for (int l = 0; l < dual.loop[LOOP_COUNT]; ++l)
         for (int axis = 0; axis < 3; ++axis) args.vertices[3 * (args.first[item] + l) + axis] = dual.vertex[l][axis];
     int64_t place = args.first[2 * (args.count + 1) + item];
     for_crossed(dual.loop, [&](int e, int, int, int l) {
@@ -155,20 +155,20 @@ DF_BODY float gamma_of(const FlexiArgs& args, int64_t cube) {
 
 // The quad around the edge along an axis at a cube's corner 0: a ring of four, each with how far its cube is back along
 // the other two axes (one + 2 two). It turns to the left seen from outside.
-struct Quad {
+struct DualQuad {
     int32_t back[4];
     int64_t vertex[4];
     float gamma[4];
     float one, two;  // products of gamma at the ends of the diagonals 0-2 and 1-3
 };
 
-DF_BODY void quad_of(const FlexiArgs& args, const Place& cube, const Axes& axes, Quad& quad) {
+DF_BODY void quad_of(const FlexiArgs& args, const GridPlace& cube, const EdgeAxes& axes, DualQuad& quad) {
     const bool left = ((args.cases[cube.number] & 1) != 0) != (axes.axis == 1);
     for (int k = 0; k < 4; ++k) {
         const int turn = left ? k : 3 - k;
         const int32_t back = turn == 0 ? 3 : turn == 1 ? 2 : turn == 2 ? 0 : 1;
-        const int64_t other = cube.number - bit(back, 0) * cube_step(args.size, axes.one) -
-                              bit(back, 1) * cube_step(args.size, axes.two);
+        const int64_t other = cube.number - bit_of(back, 0) * cube_step(args.size, axes.one) -
+                              bit_of(back, 1) * cube_step(args.size, axes.two);
         const int64_t item = args.rank[other];
         quad.back[k] = back;
         quad.vertex[k] = args.first[item] + args.table[args.rows[item] * LOOP_ROW + 4 * axes.axis + back];
@@ -178,13 +178,13 @@ DF_BODY void quad_of(const FlexiArgs& args, const Place& cube, const Axes& axes,
 }
 
 DF_BODY void flexi_faces(const FlexiArgs& args, int64_t item) {
-    const Place cube = cube_place(args, args.active[item]);
+    const GridPlace cube = cube_place(args, args.active[item]);
     const int64_t total = args.first[args.count];
     int64_t number = args.first[args.count + 1 + item];
     for (int axis = 0; axis < 3; ++axis) {
-        if (!has_quad(args, cube, Axes(axis))) continue;
-        Quad quad;
-        quad_of(args, cube, Axes(axis), quad);
+        if (!has_quad(args, cube, EdgeAxes(axis))) continue;
+        DualQuad quad;
+        quad_of(args, cube, EdgeAxes(axis), quad);
         int64_t* face = args.faces + (args.training ? 12 : 6) * number;
         if (!args.training) {
             const bool other = quad.two > quad.one;  // the diagonal 1-3
@@ -211,13 +211,13 @@ DF_BODY void flexi_faces(const FlexiArgs& args, int64_t item) {
 // What the centre of each quad of a cube passes on to the vertex of the cube that is `back`: the share of its own
 // gradient, and the gradient of that cube's gamma.
 DF_BODY void flexi_share(const FlexiArgs& args, int64_t item) {
-    const Place cube = cube_place(args, args.active[item]);
+    const GridPlace cube = cube_place(args, args.active[item]);
     const int64_t total = args.first[args.count];
     int64_t number = args.first[args.count + 1 + item];
     for (int axis = 0; axis < 3; ++axis) {
-        if (!has_quad(args, cube, Axes(axis))) continue;
-        Quad quad;
-        quad_of(args, cube, Axes(axis), quad);
+        if (!has_quad(args, cube, EdgeAxes(axis))) continue;
+        DualQuad quad;
+        quad_of(args, cube, EdgeAxes(axis), quad);
         const float sum = quad.one + quad.two, share = quad.one / sum;
         float along = 0.0f;  // d loss / d share
         for (int a = 0; a < 3; ++a) {
@@ -235,23 +235,23 @@ DF_BODY void flexi_share(const FlexiArgs& args, int64_t item) {
 }
 
 // The number of the quad around an edge of a cube, or -1 at the border.
-DF_BODY int64_t quad_around(const FlexiArgs& args, const Place& cube, int edge) {
-    const Axes axes(edge >> 2);
-    Place owner = cube;
+DF_BODY int64_t quad_around(const FlexiArgs& args, const GridPlace& cube, int edge) {
+    const EdgeAxes axes(edge >> 2);
+    GridPlace owner = cube;
     for (int n = 0; n < 2; ++n) {
-        const int axis = n ? axes.two : axes.one, step = bit(edge, n);
+        const int axis = n ? axes.two : axes.one, step = bit_of(edge, n);
         owner.at[axis] += step;
         owner.number += step * cube_step(args.size, axis);
         if (owner.at[axis] == 0 || owner.at[axis] >= args.size[axis]) return -1;
     }
     int64_t number = args.first[args.count + 1 + args.rank[owner.number]];
-    for (int axis = 0; axis < axes.axis; ++axis) number += has_quad(args, owner, Axes(axis));
+    for (int axis = 0; axis < axes.axis; ++axis) number += has_quad(args, owner, EdgeAxes(axis));
     return number;
 }
 
 // pull[l]: of the loss by the dual vertices; the answer: by the cube's weight gamma.
-DF_BODY float gather_quads(const FlexiArgs& args, int64_t item, const Dual& dual, float (&pull)[4][3]) {
-    const Place cube = cube_place(args, args.active[item]);
+DF_BODY float gather_quads(const FlexiArgs& args, int64_t item, const DualCube& dual, float (&pull)[4][3]) {
+    const GridPlace cube = cube_place(args, args.active[item]);
     const int64_t total = args.first[args.count];
     float to_gamma = 0.0f;
     for_crossed(dual.loop, [&](int e, int, int, int l) {
@@ -265,7 +265,7 @@ DF_BODY float gather_quads(const FlexiArgs& args, int64_t item, const Dual& dual
 }
 
 // by_distance[e]: of the loss by the distance of each crossed edge, through all deviations of its loop.
-DF_BODY void pull_distances(const FlexiArgs& args, int64_t item, const Dual& dual, float (&by_distance)[12]) {
+DF_BODY void pull_distances(const FlexiArgs& args, int64_t item, const DualCube& dual, float (&by_distance)[12]) {
     float sum[4] = {}, edges[4] = {};
     int64_t place = args.first[2 * (args.count + 1) + item];
     for_crossed(dual.loop, [&](int e, int, int, int l) {
@@ -278,23 +278,23 @@ DF_BODY void pull_distances(const FlexiArgs& args, int64_t item, const Dual& dua
 }
 
 // Adds what a pull at the crossing between corners a and b does to their {x, y, z, s}; the answer: the pull by t.
-DF_BODY float pull_crossing(const FlexiArgs& args, const Dual& dual, const Crossing& at, int a, int b,
+DF_BODY float pull_crossing(const FlexiArgs& args, const DualCube& dual, const Crossing& at, int a, int b,
                             const float (&pull)[3], float (&slot)[8][4]) {
     float along = 0.0f;
     for (int axis = 0; axis < 3; ++axis) {
         slot[a][axis] += (1.0f - at.t) * pull[axis];
         slot[b][axis] += at.t * pull[axis];
-        along += pull[axis] * (position(args, dual, b, axis) - position(args, dual, a, axis));
+        along += pull[axis] * (corner_position(args, dual, b, axis) - corner_position(args, dual, a, axis));
     }
     return along;
 }
 
 DF_BODY void flexi_pull(const FlexiArgs& args, int64_t item) {
-    Dual dual;
-    solve(args, item, dual);
+    DualCube dual;
+    solve_dual(args, item, dual);
     const int64_t cube = args.active[item];
     float pull[4][3], by_distance[12] = {}, slot[8][4] = {}, to_alpha[8] = {};
-    for (int l = 0; l < dual.loop[LOOPS]; ++l)
+    for (int l = 0; l < dual.loop[LOOP_COUNT]; ++l)
         for (int axis = 0; axis < 3; ++axis) pull[l][axis] = args.grad_vertices[3 * (args.first[item] + l) + axis];
     if (args.training) {
         const float to_gamma = gather_quads(args, item, dual, pull);
@@ -309,7 +309,7 @@ DF_BODY void flexi_pull(const FlexiArgs& args, int64_t item) {
             const float by = dual.distance[e] > 0.0f ? by_distance[e] / dual.distance[e] : 0.0f;
             float back[3];
             for (int axis = 0; axis < 3; ++axis) {
-                const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
+                const float x_a = corner_position(args, dual, a, axis), x_b = corner_position(args, dual, b, axis);
                 const float off = dual.vertex[l][axis] - (x_a + dual.plain[e].t * (x_b - x_a));
                 pull[l][axis] += by * off;
                 back[axis] = -by * off;
@@ -322,7 +322,7 @@ DF_BODY void flexi_pull(const FlexiArgs& args, int64_t item) {
     for_crossed(dual.loop, [&](int e, int a, int b, int l) {
         float to_u[3], to_beta = 0.0f;
         for (int axis = 0; axis < 3; ++axis) {
-            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
+            const float x_a = corner_position(args, dual, a, axis), x_b = corner_position(args, dual, b, axis);
             to_u[axis] = pull[l][axis] * dual.beta[e] / dual.total[l];
             to_beta += pull[l][axis] * (x_a + dual.u[e].t * (x_b - x_a) - dual.vertex[l][axis]) / dual.total[l];
         }

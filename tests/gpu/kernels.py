@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamforge.ops import adam, hashgrid, march, mlp, peers
+from dreamforge.ops import adam, hashgrid, isosurface, isosurface_native, isosurface_reference, march, mlp, peers
 from dreamforge.ops.dispatch import backends
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.types import DreamforgeError
@@ -118,6 +118,28 @@ def adam_case(rows: int, features: int) -> Case:
     return run
 
 
+def surface_case(size: tuple[int, int, int], training: bool) -> Case:
+    """Random signs. What a number belongs to hangs on the faces, which must be the same."""
+
+    def run(device: torch.device, exact: bool) -> Answer:
+        x, cubes = isosurface.grid(size)
+        given = {"x": x + 0.02 * torch.randn(x.shape, generator=draws(0)), "s": torch.randn(len(x), generator=draws(1))}
+        for n, name in enumerate(("alpha", "beta", "gamma")):
+            shape = [(len(cubes), 8), (len(cubes), 12), (len(cubes),)][n]
+            given[name] = torch.randn(shape, generator=draws(2 + n))
+        at = placed(given, device, exact)
+        weights = isosurface_reference.Weights(at["alpha"], at["beta"], at["gamma"], training)
+        module = isosurface_reference if exact else isosurface_native
+        name = "reference" if exact else "native"
+        vertices, faces, deviation = getattr(module, f"flexicubes_{name}")(at["x"], at["s"], size, weights)
+        corners, triangles = getattr(module, f"tetrahedra_{name}")(at["x"], at["s"], size)
+        leaves = at if training else {key: one for key, one in at.items() if key != "gamma"}
+        answer = {**given} | gradients([vertices, deviation, corners], leaves)
+        return answer | {"out.faces": faces.to(vertices.dtype), "out.triangles": triangles.to(vertices.dtype)}
+
+    return run
+
+
 CASES: dict[str, Case] = {
     "hashgrid": grid_case(HashGrid(4, 2, 9, 4, 1.7), 300),
     "hashgrid-4": grid_case(HashGrid(3, 4, 8, 3, 2.0), 150),
@@ -129,6 +151,8 @@ CASES: dict[str, Case] = {
     "render": render_case(60, 12, 3),
     "render-normals": render_case(40, 9, 6),
     "adam": adam_case(500, 2),
+    "surface": surface_case((5, 4, 6), training=False),
+    "surface-training": surface_case((4, 6, 5), training=True),
 }
 
 
