@@ -71,6 +71,8 @@ DF_BODY Words vertex_of(Floats x) {
 #endif
 }
 
+DF_BODY Floats power_of_two(Floats whole) { return (Floats)((vertex_of(whole) + 127u) << 23); }
+
 DF_BODY bool any(Ints mask) {
 #if defined(__AVX512F__)
     return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;

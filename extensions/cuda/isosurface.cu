@@ -49,7 +49,11 @@ DF_KERNEL(flexicubes_cases, FlexiArgs) {
 
 DF_KERNEL(flexicubes_count, FlexiArgs) {
     const int64_t item = thread_in_row();
-    if (item < args.count) flexi_count(args, item);
+    if (item >= args.count) return;
+    flexi_count(args, item);
+    const int64_t cube = args.active[item];
+    for (int c = 0; args.alpha && c < 8; ++c) args.lean[8 * item + c] = tanh_of(args.alpha[8 * cube + c]);
+    for (int e = 0; args.beta && e < 12; ++e) args.bend[12 * item + e] = tanh_of(args.beta[12 * cube + e]);
 }
 
 DF_KERNEL(flexicubes_vertices, FlexiArgs) {

@@ -22,6 +22,16 @@ DF_BODY uint32_t vertex_of(float x) {
     return x >= -2147483648.0f && x < 2147483648.0f ? uint32_t(int32_t(x)) : 0x80000000u;
 }
 
+// 2^whole for a whole number from -126 to 127.
+DF_BODY float power_of_two(float whole) {
+    union {
+        uint32_t bits;
+        float number;
+    } power;
+    power.bits = (vertex_of(whole) + 127u) << 23;
+    return power.number;
+}
+
 DF_BODY float number_of(Half half) {
     uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff;
     union {
