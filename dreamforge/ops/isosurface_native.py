@@ -148,10 +148,10 @@ class _Tetrahedra(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        known = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        known = dict(zip(ctx.names, ctx.saved_tensors, strict=True)) | {"grad": grad.contiguous()}
         wanted = zip(("x", "s"), ctx.needs_input_grad, strict=False)
         found = {f"grad_{name}": torch.empty_like(known[name]) for name, asked in wanted if asked}
-        args = _tetra_args(ctx.size, grad=grad.contiguous(), **known, **found)
+        args = _tetra_args(ctx.size, **known, **found)
         _run("tetrahedra_backward", len(known["s"]), args, known["x"], ctx.level)
         return found.get("grad_x"), found.get("grad_s"), None, None
 

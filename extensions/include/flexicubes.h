@@ -355,7 +355,7 @@ DF_BODY void flexi_pull(const FlexiArgs& args, int64_t item) {
     }
     if (args.grad_deviation) pull_deviations(args, item, dual, pull, slot);
     pull_vertices(args, cube, dual, pull, slot);
-    if (args.slots) __builtin_memcpy(args.slots + 32 * item, slot, sizeof(slot));
+    for (int i = 0; args.slots && i < 32; ++i) args.slots[32 * item + i] = slot[i / 4][i % 4];
 }
 
 }  // namespace DF_LEVEL
