@@ -1,4 +1,4 @@
-"""Signed distances of known shapes, and what holds for a closed mesh, counted from its faces alone."""
+"""Signed distances of known shapes and of none; what holds for a closed mesh, counted from its faces alone."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,9 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+
+from dreamforge.ops.isosurface import grid
+from dreamforge.ops.isosurface_reference import Size
 
 Shape = Callable[[Tensor], Tensor]  # [n, 3] -> [n], negative inside
 
@@ -29,6 +32,9 @@ def box(*half: float) -> Shape:
 
 def gyroid(waves: float) -> Shape:
     return lambda x: (torch.sin(waves * x) * torch.cos(waves * x).roll(-1, 1)).sum(1)
+
+
+BALL = sphere(0.7, 0.013, 0.021, -0.017)  # no vertex of a grid lies on it
 
 
 def union(one: Shape, two: Shape) -> Shape:
@@ -93,3 +99,19 @@ def volume(vertices: Tensor, faces: Tensor) -> float:
 def order(coarse: float, fine: float) -> float:
     """The power of the cell's size that an error goes down with when the size is halved."""
     return math.log2(abs(coarse) / abs(fine))
+
+
+def field(size: Size, seed: int = 0, border: float | None = None) -> tuple[Tensor, Tensor]:
+    """Moved vertices and random distances: every ambiguous case is there; ``border``: the distance on the grid's."""
+    draws = torch.Generator().manual_seed(seed)
+    x = grid(size)[0] + 0.1 * torch.randn(grid(size)[0].shape, generator=draws) / max(size)
+    s = torch.randn([count + 1 for count in size], generator=draws)
+    if border is not None:
+        inner = s[1:-1, 1:-1, 1:-1].clone()
+        s.fill_(border)[1:-1, 1:-1, 1:-1] = inner
+    return x, s.flatten()
+
+
+def raw(size: Size, seed: int = 1) -> list[Tensor]:
+    draws, cubes = torch.Generator().manual_seed(seed), math.prod(size)
+    return [torch.randn(shape, generator=draws) for shape in ((cubes, 8), (cubes, 12), (cubes,))]

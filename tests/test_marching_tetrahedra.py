@@ -17,12 +17,14 @@ from dreamforge.ops.isosurface_reference import Size, tetrahedra_reference
 from dreamforge.types import DreamforgeError
 from tests.agreement import assert_agrees, assert_same_bits
 from tests.surfaces import (
+    BALL,
     Shape,
     area,
     both,
     box,
     directed_edges,
     euler,
+    field,
     gyroid,
     has_one_fan_a_vertex,
     is_closed,
@@ -33,7 +35,6 @@ from tests.surfaces import (
     union,
     volume,
 )
-from tests.test_flexicubes import BALL, field
 from tests.tools import levels
 
 LEVELS = levels()

@@ -4,7 +4,7 @@ A grid of ``resolution`` (rx, ry, rz) cubes has ``(rx + 1)(ry + 1)(rz + 1)`` ver
 vertices may be moved. Inside is where s < 0: exactly 0 is outside. Faces turn to the left seen from outside. The mesh
 ends at the grid's border: where s < 0 on it, there is a hole; for a closed mesh keep s > 0 there. Which vertices and
 faces there are, and in which order, is whole-number arithmetic on the signs: it is the same for the reference and the
-core, for every number of threads, and on a GPU.
+core, for every number of threads, and on a GPU. (But for a quad whose diagonals weigh the same within rounding.)
 """
 
 from collections.abc import Sequence
