@@ -237,6 +237,15 @@ def test_distances_of_exactly_zero_are_outside_and_met_at_the_vertex(backend: op
         assert len((flat * 1e4).round().unique()) == 3
         (pull,) = torch.autograd.grad(vertices.sum() + deviation.sum(), given)
         assert pull.isfinite().all()
+    x, _ = grid(2)
+    given = torch.full((27,), -1.0)
+    given[13] = 0.0  # all crossings of a cube are one point: no distance to any
+    given.requires_grad_()
+    vertices, _, deviation = flexicubes(x, given, 2, backend=backend)
+    assert not vertices.any() and not deviation.any() and len(deviation) == 24
+    (pull,) = torch.autograd.grad(vertices.sum() + deviation.sum(), given)
+    assert pull.isfinite().all()
+    x, _ = grid(6)
     least = torch.where(s < 0, -1e-45, torch.zeros_like(s))  # the least number: its product with a weight is nothing
     vertices, _, _ = flexicubes(x, least, 6, alpha=torch.full((216, 8), -9.0), backend=backend)
     assert vertices.isfinite().all() and vertices.abs().max() < 2 / 3

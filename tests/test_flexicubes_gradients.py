@@ -71,6 +71,21 @@ def test_the_core_agrees_with_the_reference(which: str, training: bool, level: i
             assert_agrees(one, two, rtol=1e-4, atol=3e-6 * max(float(two.abs().max()), 1e-30))
 
 
+@at_every_level
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 3, 1), (2, 1, 4), (3, 3, 3)], ids=str)
+def test_any_number_of_cubes(size: Size, level: int) -> None:
+    """Few cubes fill no vector: each has its own weights even so."""
+
+    def by_core(*given: object) -> object:
+        return flexicubes_native(*given, level=level)  # type: ignore[arg-type]
+
+    got, grads = answers(by_core, torch.float32, size, True, "abg")
+    exact, wanted = answers(flexicubes_reference, torch.float64, size, True, "abg")
+    assert torch.equal(got[1], exact[1]) and len(got[0]) > 0
+    for one, two in zip([got[0], got[2], *grads], [exact[0], exact[2], *wanted], strict=True):
+        torch.testing.assert_close(one.double(), two, rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_gradients_that_are_asked_for() -> None:
     size = (4, 5, 3)
     given = [*field(size), *raw(size)]
