@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from dreamforge import bench_meshes
+from dreamforge import bench_isosurface, bench_meshes
 from dreamforge.ops.adam import sparse_step, sparse_step_reference
 from dreamforge.ops.hashgrid import HashGrid, encode, encode_reference
 from dreamforge.ops.march import Packed, offsets, render, render_reference
@@ -185,6 +185,11 @@ def _mesh(name: str) -> Row:
     return Row(name, size, timed(ours), timed(reference))
 
 
+def _isosurface(name: str) -> Row:
+    size, ours, reference = bench_isosurface.ROWS[name]()
+    return Row(name, size, timed(ours), None if reference is None else timed(reference))
+
+
 def _call_overhead(name: str) -> Row:
     draws, grid = torch.Generator().manual_seed(0), HashGrid(1, 2, 8, 4, 1.0)
     x, table = torch.rand(1, 3, generator=draws), grid.table(draws).requires_grad_()
@@ -220,6 +225,7 @@ ROWS: dict[str, Callable[[str], Row]] = {
     "march_render": _march_render,
     "mesh_forward_backward": _mesh,
     "adam_sparse": _adam,
+    **dict.fromkeys(bench_isosurface.ROWS, _isosurface),
     "call_overhead": _call_overhead,
     "generate_default": _generate,
 }

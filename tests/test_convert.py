@@ -28,7 +28,9 @@ from dreamforge.types import DreamforgeError, Mesh, NoMesh, Scene
 CPU = torch.device("cpu")
 SMALL = Effort(points=60, batch=1 << 13, pictures=40, views=2, resolution=48)
 SPECS: dict[str, Any] = {
-    "nerf": HashNerf(levels=4, log2_entries=13, finest=48, samples=64, occupancy_cells=24, hidden=16, density_scale=5.0),
+    "nerf": HashNerf(
+        levels=4, log2_entries=13, finest=48, samples=64, occupancy_cells=24, hidden=16, density_scale=5.0
+    ),
     "gaussians": Gaussians(count=1500, capacity=1500, strategy="none"),
     "mesh": SdfMesh(resolution=24, levels=4, log2_entries=13, finest=32, hidden=16),
 }

@@ -14,6 +14,8 @@ from torch import Tensor
 from dreamforge import data
 from dreamforge.ops import adam, antialias, cuda, hashgrid, march, mlp, raster, texture
 from dreamforge.ops.hashgrid import HashGrid
+from dreamforge.ops.isosurface_native import flexicubes_native, tetrahedra_native
+from dreamforge.ops.isosurface_reference import Weights
 from dreamforge.ops.native import Level
 from dreamforge.types import DreamforgeError
 from tests.tools import require_tool
@@ -197,3 +199,33 @@ def test_the_textures_logic_is_that_of_the_cpu(
         found.append([out.detach(), *torch.autograd.grad((out * pull).sum(), given)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_flexicubes_logic_is_that_of_the_cpu(training: bool, on_host: None) -> None:
+    """Random signs: every case; the same faces index by index."""
+    size, found = (5, 4, 6), []
+    for level in ("cuda", None):
+        draws = torch.Generator().manual_seed(0)
+        given = [torch.randn(shape, generator=draws) for shape in ((210, 3), (210,), (120, 8), (120, 12), (120,))]
+        leaves = [one.requires_grad_() for one in given]
+        vertices, faces, deviation = flexicubes_native(
+            leaves[0], leaves[1], size, Weights(*leaves[2:], training=training), level
+        )
+        grads = torch.autograd.grad(vertices.square().sum() + deviation.square().sum(), leaves)
+        found.append([faces, vertices.detach(), deviation.detach(), *grads])
+    assert torch.equal(found[0][0], found[1][0]) and len(found[0][0]) > 100
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_marching_tetrahedras_logic_is_that_of_the_cpu(on_host: None) -> None:
+    size, found = (5, 4, 6), []
+    for level in ("cuda", None):
+        draws = torch.Generator().manual_seed(0)
+        leaves = [torch.randn(shape, generator=draws).requires_grad_() for shape in ((210, 3), (210,))]
+        vertices, faces = tetrahedra_native(leaves[0], leaves[1], size, level)
+        found.append([faces, vertices.detach(), *torch.autograd.grad(vertices.square().sum(), leaves)])
+    assert torch.equal(found[0][0], found[1][0]) and len(found[0][0]) > 100
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

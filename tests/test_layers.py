@@ -13,7 +13,7 @@ LAYERS = (
     "types",
     "rng files data devices",
     "schedule noise cameras ops priors.parametrisation",
-    "losses prompts render optimiser guidance.combine",
+    "losses prompts render optimiser guidance.combine bench_isosurface",
     "toybox pictures",
     "priors scenes export",
     "guidance evaluation",

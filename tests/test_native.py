@@ -17,6 +17,7 @@ from dreamforge.ops import (
     cuda,
     dispatch,
     hashgrid,
+    isosurface_native,
     march,
     mlp,
     native,
@@ -120,6 +121,7 @@ def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.Mon
     ("name", "args"),
     [
         ("adam_sparse_step", adam.AdamArgs),
+        ("flexicubes_pull", isosurface_native.FlexiArgs),
         ("hashgrid_encode", hashgrid.HashGridArgs),
         ("march_fill", march.MarchArgs),
         ("march_render", march.RenderArgs),
@@ -128,6 +130,7 @@ def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.Mon
         ("raster_interpolate", raster.InterpolateArgs),
         ("antialias_blend", antialias.AntialiasArgs),
         ("texture_forward", texture.TextureArgs),
+        ("tetrahedra_fill", isosurface_native.TetraArgs),
     ],
 )
 def test_arguments_are_laid_out_as_in_the_core(name: str, args: type[ctypes.Structure], core: None) -> None:

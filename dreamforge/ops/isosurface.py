@@ -4,7 +4,7 @@ A grid of ``resolution`` (rx, ry, rz) cubes has ``(rx + 1)(ry + 1)(rz + 1)`` ver
 vertices may be moved. Inside is where s < 0: exactly 0 is outside. Faces turn to the left seen from outside. The mesh
 ends at the grid's border: where s < 0 on it, there is a hole; for a closed mesh keep s > 0 there. Which vertices and
 faces there are, and in which order, is whole-number arithmetic on the signs: it is the same for the reference and the
-core, for every number of threads, and on a GPU.
+core, for every number of threads, and on a GPU. (But for a quad whose diagonals weigh the same within rounding.)
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from dreamforge.ops.isosurface_native import flexicubes_native, tetrahedra_nativ
 from dreamforge.ops.isosurface_reference import Weights, cube_corners, flexicubes_reference, tetrahedra_reference
 from dreamforge.types import DreamforgeError
 
-LARGEST = 1e18  # of signed distances and coordinates: their products and differences stay finite
+LARGEST = 1e18  # of signed distances and coordinates: squares of their differences stay finite
 MOST = 2**28  # vertices of a grid: 32-bit numbers count its edges
 Resolution = int | Sequence[int]
 
@@ -25,7 +25,7 @@ Resolution = int | Sequence[int]
 def grid(
     resolution: Resolution, bound: float = 1.0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """The vertices ``[n, 3]`` of the grid over ``[-bound, bound]^3``, and the corners ``[cubes, 8]`` int64 of its cubes.
+    """The vertices ``[n, 3]`` of the grid over ``[-bound, bound]^3`` and the corners ``[cubes, 8]`` int64 of its cubes.
 
     Corner c of a cube lies at (c & 1, c >> 1 & 1, c >> 2) of it. Raises DreamforgeError for no resolution.
     """
@@ -70,18 +70,10 @@ def flexicubes(
     """
     size = checked_size(resolution)
     weights = Weights(alpha, beta, gamma, training, weight_scale)
-    cubes = size[0] * size[1] * size[2]
-    shapes = [("alpha", alpha, (cubes, 8)), ("beta", beta, (cubes, 12)), ("gamma", gamma, (cubes,))]
-    given = [(name, one, shape) for name, one, shape in shapes if one is not None]
-    check(x, s, size)
-    for name, one, shape in given:
-        if one.shape != shape:
-            raise DreamforgeError(
-                f"{name} {list(one.shape)} was given, but {list(shape)} is expected for {cubes} cubes: make it so."
-            )
+    check(x, s, size, alpha=alpha, beta=beta, gamma=gamma)
     if not 0 <= weight_scale < 1:
         raise DreamforgeError(f"weight_scale {weight_scale} was given, but weights above 0 need one in [0, 1).")
-    able = all(one.dtype == torch.float32 for one in (x, s, *(one for _, one, _ in given)))
+    able = all(one.dtype == torch.float32 for one in (x, s, alpha, beta, gamma) if one is not None)
     if choose("isosurface", x.device, backend, able, agrees) == "torch":
         return flexicubes_reference(x, s, size, weights)
     return flexicubes_native(x, s, size, weights)
@@ -107,8 +99,9 @@ def marching_tetrahedra(
 
 def checked_size(resolution: Resolution) -> tuple[int, int, int]:
     """Cubes along each axis. Raises DreamforgeError."""
-    size = (resolution,) * 3 if isinstance(resolution, int) else tuple(resolution)
-    if len(size) != 3 or min(size) < 1 or (size[0] + 1) * (size[1] + 1) * (size[2] + 1) > MOST:
+    size = tuple(resolution) if isinstance(resolution, Sequence) else (resolution,) * 3
+    whole = len(size) == 3 and all(isinstance(count, int) and count > 0 for count in size)
+    if not whole or (size[0] + 1) * (size[1] + 1) * (size[2] + 1) > MOST:
         raise DreamforgeError(
             f"resolution {resolution} was given, but one whole number of cubes above 0, or three, with at most {MOST} "
             "vertices together are expected: choose another."
@@ -116,21 +109,24 @@ def checked_size(resolution: Resolution) -> tuple[int, int, int]:
     return size[0], size[1], size[2]
 
 
-def check(x: Tensor, s: Tensor, size: tuple[int, int, int]) -> None:
-    """Raises DreamforgeError unless ``x`` and ``s`` are numbers at a grid's vertices."""
-    count = (size[0] + 1) * (size[1] + 1) * (size[2] + 1)
-    if x.shape != (count, 3) or s.shape != (count,):
-        raise DreamforgeError(
-            f"x {list(x.shape)} and s {list(s.shape)} were given, but a grid of {size[0]} x {size[1]} x {size[2]} cubes "
-            f"has {count} vertices, [{count}, 3] and [{count}]: use isosurface.grid."
-        )
-    for name, tensor in (("s", s), ("x", x)):
-        low, high = torch.aminmax(tensor.detach())
-        if not (float(low) >= -LARGEST and float(high) <= LARGEST):
-            wrong = int((~(tensor.detach().abs() <= LARGEST)).sum())
+def check(x: Tensor, s: Tensor, size: tuple[int, int, int], **weights: Tensor | None) -> None:
+    """Raises DreamforgeError unless ``x`` and ``s`` are numbers at a grid's vertices, the weights at its cubes."""
+    cubes, count = size[0] * size[1] * size[2], (size[0] + 1) * (size[1] + 1) * (size[2] + 1)
+    shapes = {"x": (count, 3), "s": (count,), "alpha": (cubes, 8), "beta": (cubes, 12), "gamma": (cubes,)}
+    given = {name: one for name, one in {"x": x, "s": s, **weights}.items() if one is not None}
+    for name, one in given.items():
+        if one.shape != shapes[name] or one.device != x.device:
             raise DreamforgeError(
-                f"{name} has {wrong} numbers that are NaN, infinite or beyond {LARGEST:g}, but finite ones are expected: "
-                "find the step that made them."
+                f"{name} {list(one.shape)} on {one.device} was given, but a grid of {size[0]} x {size[1]} x {size[2]} "
+                f"cubes with x on {x.device} needs {list(shapes[name])} there: use isosurface.grid."
+            )
+    low_x, high_x, low_s, high_s = torch.stack([*x.detach().aminmax(), *s.detach().aminmax()]).tolist()
+    for name, low, high in (("x", low_x, high_x), ("s", low_s, high_s)):
+        if not (low >= -LARGEST and high <= LARGEST):
+            wrong = int((~(given[name].detach().abs() <= LARGEST)).sum())
+            raise DreamforgeError(
+                f"{name} has {wrong} numbers that are NaN, infinite or beyond {LARGEST:g}, but finite ones are "
+                "expected: find the step that made them."
             )
 
 
@@ -144,8 +140,11 @@ def agrees(device: torch.device) -> bool:
     given = [one.to(device).requires_grad_() for one in (x, s, *raw)]
     answers = []
     for flexi, tetra in ((flexicubes_native, tetrahedra_native), (flexicubes_reference, tetrahedra_reference)):
-        found = [flexi(*given[:2], size, Weights(*given[2:], training=training)) for training in (False, True)]
-        outputs = [*found[0], *found[1], *tetra(*given[:2], size)]
+        found = [
+            flexi(given[0], given[1], size, Weights(given[2], given[3], given[4], training))
+            for training in (False, True)
+        ]
+        outputs = [*found[0], *found[1], *tetra(given[0], given[1], size)]
         loss = sum((one.square().sum() for one in outputs if one.requires_grad), x.new_zeros((), device=device))
         answers.append([*(one.detach() for one in outputs), *torch.autograd.grad(loss, given)])
     return all(

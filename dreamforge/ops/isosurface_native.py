@@ -31,7 +31,10 @@ class FlexiArgs(ctypes.Structure):
 
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("x", "s", "alpha", "beta", "gamma", "table", "cases", "active", "rows")],
-        *[(name, ctypes.c_void_p) for name in ("rank", "first", "vertices", "deviation", "faces", "grad_vertices")],
+        *[
+            (name, ctypes.c_void_p)
+            for name in ("lean", "bend", "even", "rank", "first", "vertices", "deviation", "faces", "grad_vertices")
+        ],
         *[(name, ctypes.c_void_p) for name in ("grad_deviation", "share", "slots", "grad_x", "grad_s", "grad_alpha")],
         *[(name, ctypes.c_void_p) for name in ("grad_beta", "grad_gamma")],
         ("count", ctypes.c_int64),
@@ -78,6 +81,8 @@ class _FlexiCubes(torch.autograd.Function):
         known["active"] = (known["cases"] + 1 > 1).nonzero().squeeze(1)  # neither 0 nor 255, which becomes 0
         facts = {**facts, "count": len(known["active"])}
         known["rows"] = torch.empty_like(known["active"], dtype=torch.uint8)
+        known["even"] = x.new_empty(facts["count"])
+        known |= {name: x.new_empty(facts["count"], width) for name, width in (("lean", 8), ("bend", 12))}
         known["rank"] = torch.empty(cubes, dtype=torch.int32, device=x.device)
         known["first"] = torch.zeros(3, facts["count"] + 1, dtype=torch.int64, device=x.device)
         _run("flexicubes_count", facts["count"], _flexi_args(facts, **known), x, level)
@@ -143,10 +148,10 @@ class _Tetrahedra(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        known = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        known = dict(zip(ctx.names, ctx.saved_tensors, strict=True)) | {"grad": grad.contiguous()}
         wanted = zip(("x", "s"), ctx.needs_input_grad, strict=False)
         found = {f"grad_{name}": torch.empty_like(known[name]) for name, asked in wanted if asked}
-        args = _tetra_args(ctx.size, grad=grad.contiguous(), **known, **found)
+        args = _tetra_args(ctx.size, **known, **found)
         _run("tetrahedra_backward", len(known["s"]), args, known["x"], ctx.level)
         return found.get("grad_x"), found.get("grad_s"), None, None
 

@@ -107,7 +107,7 @@ def _dual_vertices(
         u = crossing(x_a, x_b, s_a * alpha[row, ends[:, 0]], s_b * alpha[row, ends[:, 1]])
     if weights.beta is not None:
         beta = 1 + weights.scale * torch.tanh(weights.beta[active[row], edge])
-    total = torch.zeros_like(beta[:0]).new_zeros(count).index_add(0, owner, beta)
+    total = beta.new_zeros(count).index_add(0, owner, beta)
     vertices = u.new_zeros(count, 3).index_add(0, owner, beta[:, None] * u) / total[:, None]
     distance = (vertices[owner] - plain).norm(dim=1)
     edges = torch.bincount(owner, minlength=count)
@@ -116,9 +116,9 @@ def _dual_vertices(
 
 
 def _quads(case: Tensor, active: Tensor, vertex: Tensor, size: Size) -> Tensor:
-    """Four vertices ``[Q, 4]`` in a ring around each crossed edge at the low corner of a cube that has three neighbours.
+    """Four vertices ``[Q, 4]`` in a ring around each crossed edge inside the grid.
 
-    Ordered by that cube, then by axis.
+    Ordered by the cube at whose low corner the edge lies, then by axis.
     """
     steps = (size[1] * size[2], size[2], 1)
     place = torch.stack([active // steps[0], active // steps[1] % size[1], active % size[2]], 1)
@@ -141,7 +141,7 @@ def _quads(case: Tensor, active: Tensor, vertex: Tensor, size: Size) -> Tensor:
 
 
 def tetrahedra_reference(x: Tensor, s: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """See ``isosurface.marching_tetrahedra``. A grid's vertex owns the edges in 7 directions d: x, y, xy, z, xz, yz, xyz."""
+    """See ``isosurface.marching_tetrahedra``. A vertex of the grid owns 7 edges, along x, y, xy, z, xz, yz, xyz."""
     table, corners = tetra_table().to(x.device).long(), cube_corners(size, x.device)
     direction = torch.arange(1, 8, device=x.device)
     y, z = size[1] + 1, size[2] + 1

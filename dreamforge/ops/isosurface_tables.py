@@ -93,8 +93,8 @@ def _is_joined(segments: list[tuple[int, int]], loop: dict[int, int]) -> bool:
 
 @cache
 def tetra_table() -> Tensor:
-    """``[256, 40]`` uint8: for each case up to 12 triangles as 36 crossed edges, each ``8 corner + direction`` (the edge
-    from that corner to ``corner | direction``), then column TRIANGLES, how many.
+    """``[256, 40]`` uint8: for each case up to 12 triangles as 36 crossed edges, each ``8 corner + direction`` (from
+    that corner to ``corner | direction``), then column TRIANGLES, how many.
 
     Six tetrahedra share the diagonal from corner 0 to corner 7, each along one order of the axes (Kuhn 1960,
     Freudenthal 1942): all faces of a cube are cut alike on both sides, so that neighbours match.
@@ -116,7 +116,7 @@ def _tetrahedron(axes: tuple[int, ...]) -> tuple[int, int, int, int]:
 
 
 def _cut(corners: tuple[int, ...], case: int) -> list[list[tuple[int, int]]]:
-    """Triangles of a positive tetrahedron, each corner on the edge between two; they turn to the left seen from outside.
+    """Triangles that cut a positive tetrahedron, each corner on the edge between two; seen from outside they turn left.
 
     An even permutation keeps the volume positive: with the corners inside brought to the front by one, the triangle
     (01, 02, 03), or the quad (02, 03, 13, 12), looks away from them.

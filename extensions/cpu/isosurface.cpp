@@ -37,12 +37,26 @@ static void for_active(const FlexiArgs& args, const Body& body) {
 
 void flexicubes_cases(const FlexiArgs& args) {
     for_places(args.size[0], args.size[1], args.size[2], [&](const GridPlace& cube) {
-        args.cases[cube.number] = uint8_t(case_of(args.s, low_corner(args, cube), args.size));
+        args.cases[cube.number] = uint8_t(grid_case(args.s, low_corner(args, cube), args.size));
     });
 }
 
+// The tanh of the active cubes' rows of raw weights, of the cubes from `first` to `end`.
+template <int N>
+static void curve_rows(const FlexiArgs& args, const float* raw, float* to, int64_t first, int64_t end) {
+    if (!raw) return;
+    for (int64_t item = first; item < end; ++item)
+        __builtin_memcpy(to + N * item, raw + N * args.active[item], N * sizeof(float));
+    for (int64_t i = N * first; i < N * end; i += W) store_points(to, i, N * end, tanh_of(points_at(to, i, N * end)));
+}
+
 void flexicubes_count(const FlexiArgs& args) {
-    for_active(args, [&](int64_t item) { flexi_count(args, item); });
+    parallel((args.count + CUBES - 1) / CUBES, [&](int64_t task) {
+        const int64_t first = task * CUBES, end = least(first + CUBES, args.count);
+        for (int64_t item = first; item < end; ++item) flexi_count(args, item);
+        curve_rows<8>(args, args.alpha, args.lean, first, end);
+        curve_rows<12>(args, args.beta, args.bend, first, end);
+    });
 }
 
 void flexicubes_vertices(const FlexiArgs& args) {

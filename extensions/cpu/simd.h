@@ -123,6 +123,7 @@ DF_BODY Floats gather(const float* from, Words index) {
     return value;
 #endif
 }
+DF_BODY Floats power_of_two(Floats whole) { return (Floats)((vertex_of(whole) + 127u) << 23); }
 
 DF_BODY bool any(Ints mask) {
 #if defined(__AVX512F__)

@@ -26,7 +26,7 @@ DF_BODY void flexi_gather(const FlexiArgs& args, const GridPlace& vertex) {
         int64_t cube = 0;
         bool there = true;
         for (int axis = 0; axis < 3; ++axis) {
-            const int32_t at = vertex.at[axis] - bit(c, axis);
+            const int32_t at = vertex.at[axis] - bit_of(c, axis);
             there &= at >= 0 && at < args.size[axis];
             cube = cube * args.size[axis] + at;
         }
@@ -44,12 +44,16 @@ DF_BODY void flexi_gather(const FlexiArgs& args, const GridPlace& vertex) {
 DF_KERNEL(flexicubes_cases, FlexiArgs) {
     const int64_t cube = thread_in_row();
     if (cube < int64_t(args.size[0]) * args.size[1] * args.size[2])
-        args.cases[cube] = uint8_t(case_of(args.s, low_corner(args, cube_place(args, cube)), args.size));
+        args.cases[cube] = uint8_t(grid_case(args.s, low_corner(args, cube_place(args, cube)), args.size));
 }
 
 DF_KERNEL(flexicubes_count, FlexiArgs) {
     const int64_t item = thread_in_row();
-    if (item < args.count) flexi_count(args, item);
+    if (item >= args.count) return;
+    flexi_count(args, item);
+    const int64_t cube = args.active[item];
+    for (int c = 0; args.alpha && c < 8; ++c) args.lean[8 * item + c] = tanh_of(args.alpha[8 * cube + c]);
+    for (int e = 0; args.beta && e < 12; ++e) args.bend[12 * item + e] = tanh_of(args.beta[12 * cube + e]);
 }
 
 DF_KERNEL(flexicubes_vertices, FlexiArgs) {

@@ -6,7 +6,8 @@
 
 namespace dreamforge {
 
-constexpr int LOOP_ROW = 16, LOOPS = 12, JOINED = 13, CROSSED = 14, NO_LOOP = 255;  // as in ops/isosurface_tables.py
+// As in ops/isosurface_tables.py.
+constexpr int LOOP_ROW = 16, LOOP_COUNT = 12, LOOP_JOINED = 13, LOOP_CROSSED = 14, NO_LOOP = 255;
 
 // Mirrored in ops/isosurface_native.py. n vertices of size[0] x size[1] x size[2] cubes, of which the surface crosses
 // `count`. Null: alpha, beta, gamma that were not given, gradients that nobody wants.
@@ -16,6 +17,7 @@ struct FlexiArgs {
     uint8_t* cases;                             // [cubes]
     const int64_t* active;                      // [count], of cubes
     uint8_t* rows;                              // [count], of the table
+    float *lean, *bend, *even;                  // [count, 8]: tanh(alpha), [count, 12]: tanh(beta), [count]: of gamma
     int32_t* rank;                              // [cubes]: an active cube's number among them
     int64_t* first;        // [3, count + 1] of dual vertices, quads, crossed edges: how many at i + 1, then where
     float* vertices;       // [V + Q, 3]: of quads when training
@@ -43,136 +45,144 @@ DF_BODY int64_t cube_step(const int32_t (&size)[3], int axis) {
 }
 
 // Edge 4 axis + p + 2 q lies at the offsets p along `one`, q along `two`.
-struct Axes {
+struct EdgeAxes {
     int axis, one, two;
-    DF_BODY explicit Axes(int axis) : axis(axis), one(axis == 0), two(axis == 2 ? 1 : 2) {}
+    DF_BODY explicit EdgeAxes(int axis) : axis(axis), one(axis == 0), two(axis == 2 ? 1 : 2) {}
     DF_BODY int low(int edge) const { return (edge & 1) << one | (edge >> 1 & 1) << two; }  // its low corner
     DF_BODY int high(int edge) const { return low(edge) | 1 << axis; }
 };
 
 // The row of the table: of the opposite signs where this cube and its neighbour join on the face between them.
-DF_BODY uint32_t row_of(const FlexiArgs& args, const GridPlace& cube) {
+DF_BODY uint32_t loop_row(const FlexiArgs& args, const GridPlace& cube) {
     const uint32_t inside = args.cases[cube.number];
-    const int face = args.table[inside * LOOP_ROW + JOINED], axis = face >> 1, side = face & 1;
+    const int face = args.table[inside * LOOP_ROW + LOOP_JOINED], axis = face >> 1, side = face & 1;
     if (axis > 2 || (side ? cube.at[axis] + 1 >= args.size[axis] : cube.at[axis] == 0)) return inside;
     const int64_t other = cube.number + (side ? 1 : -1) * cube_step(args.size, axis);
-    return args.table[args.cases[other] * LOOP_ROW + JOINED] == (face ^ 1) ? 255 - inside : inside;
+    return args.table[args.cases[other] * LOOP_ROW + LOOP_JOINED] == (face ^ 1) ? 255 - inside : inside;
 }
 
 // Whether a quad surrounds the edge along an axis at the cube's corner 0.
-DF_BODY bool has_quad(const FlexiArgs& args, const GridPlace& cube, const Axes& axes) {
+DF_BODY bool has_quad(const FlexiArgs& args, const GridPlace& cube, const EdgeAxes& axes) {
     const int32_t inside = args.cases[cube.number];
-    return (inside & 1) != bit(inside, 1 << axes.axis) && cube.at[axes.one] > 0 && cube.at[axes.two] > 0;
+    return (inside & 1) != bit_of(inside, 1 << axes.axis) && cube.at[axes.one] > 0 && cube.at[axes.two] > 0;
 }
 
 DF_BODY void flexi_count(const FlexiArgs& args, int64_t item) {
     const GridPlace cube = cube_place(args, args.active[item]);
-    const uint32_t row = row_of(args, cube);
+    const uint32_t row = loop_row(args, cube);
     int64_t* const first = args.first + item + 1;
     args.rows[item] = uint8_t(row);
     args.rank[cube.number] = int32_t(item);
-    first[0] = args.table[row * LOOP_ROW + LOOPS];
+    args.even[item] = args.gamma ? 0.5f + args.scale * (sigmoid_of(args.gamma[cube.number]) - 0.5f) : 1.0f;
+    first[0] = args.table[row * LOOP_ROW + LOOP_COUNT];
     first[args.count + 1] = 0;
-    for (int axis = 0; axis < 3; ++axis) first[args.count + 1] += has_quad(args, cube, Axes(axis));
-    first[2 * (args.count + 1)] = args.table[row * LOOP_ROW + CROSSED];
+    for (int axis = 0; axis < 3; ++axis) first[args.count + 1] += has_quad(args, cube, EdgeAxes(axis));
+    first[2 * (args.count + 1)] = args.table[row * LOOP_ROW + LOOP_CROSSED];
 }
 
-// A cube with its dual vertices, of each loop, and what they are made of, of each edge.
-struct Dual {
-    const uint8_t* loop;  // of each edge
-    int64_t low;          // the grid's vertex at corner 0
-    float s[8], lean[8];  // lean: tanh(alpha)
-    Crossing u[12], plain[12];
-    float bend[12], beta[12], distance[12];  // bend: tanh(beta)
-    float vertex[4][3], total[4], mean[4];
+// A cube with its dual vertices, one a loop, and what they are made of, of each corner and each crossed edge.
+struct DualCube {
+    const uint8_t* loop;        // of each edge
+    float x[8][3], s[8];
+    float lean[8], bend[12];
+    Crossing u[12], plain[12];  // with alpha and without
+    float at[12][3];            // of u
+    float off[12][3];           // from plain to the vertex
+    float distance[12];         // its length
+    float vertex[4][3], part[4], mean[4], each[4];  // part: 1 / sum of beta; mean of the distances; each: 1 / edges
+
+    DF_BODY DualCube() {}  // leaves the numbers as they are
 };
-
-DF_BODY float position(const FlexiArgs& args, const Dual& dual, int corner, int axis) {
-    return args.x[3 * (dual.low + corner_step(args.size, corner)) + axis];
-}
 
 // Calls each(edge, its low corner, its high corner, its loop) for the edges that the surface crosses.
 template <class Each>
 DF_BODY void for_crossed(const uint8_t* loop, const Each& each) {
-    for (int edge = 0; edge < 12; ++edge)
-        if (loop[edge] != NO_LOOP) each(edge, Axes(edge >> 2).low(edge), Axes(edge >> 2).high(edge), int(loop[edge]));
+    for (int edge = 0; edge < 12; ++edge) {
+        const EdgeAxes axes(edge >> 2);
+        if (loop[edge] != NO_LOOP) each(edge, axes.low(edge), axes.high(edge), int(loop[edge]));
+    }
 }
 
-DF_BODY void solve(const FlexiArgs& args, int64_t item, Dual& dual) {
-    const int64_t cube = args.active[item];
+DF_BODY void read_corners(const FlexiArgs& args, int64_t item, DualCube& dual) {
+    const int64_t low = low_corner(args, cube_place(args, args.active[item]));
     dual.loop = args.table + args.rows[item] * LOOP_ROW;
-    dual.low = low_corner(args, cube_place(args, cube));
     for (int c = 0; c < 8; ++c) {
-        dual.s[c] = args.s[dual.low + corner_step(args.size, c)];
-        dual.lean[c] = args.alpha ? tanh_of(args.alpha[8 * cube + c]) : 0.0f;
+        const int64_t vertex = low + corner_step(args.size, c);
+        dual.s[c] = args.s[vertex];
+        for (int axis = 0; axis < 3; ++axis) dual.x[c][axis] = args.x[3 * vertex + axis];
+        dual.lean[c] = args.alpha ? args.lean[8 * item + c] : 0.0f;
     }
-    int edges[4] = {};
+    for (int e = 0; e < 12; ++e) dual.bend[e] = args.beta ? args.bend[12 * item + e] : 0.0f;
+}
+
+DF_BODY float weight_of(const FlexiArgs& args, float raw) { return 1.0f + args.scale * raw; }
+
+DF_BODY void solve_dual(const FlexiArgs& args, int64_t item, DualCube& dual) {
+    read_corners(args, item, dual);
+    float total[4] = {}, edges[4] = {};
     for (int l = 0; l < 4; ++l) {
-        dual.total[l] = dual.mean[l] = 0.0f;
+        dual.mean[l] = 0.0f;
         for (int axis = 0; axis < 3; ++axis) dual.vertex[l][axis] = 0.0f;
     }
     for_crossed(dual.loop, [&](int e, int a, int b, int l) {
+        const float beta = weight_of(args, dual.bend[e]);
         dual.plain[e] = Crossing(dual.s[a], dual.s[b]);
-        dual.u[e] = Crossing((1.0f + args.scale * dual.lean[a]) * dual.s[a], (1.0f + args.scale * dual.lean[b]) * dual.s[b]);
-        dual.bend[e] = args.beta ? tanh_of(args.beta[12 * cube + e]) : 0.0f;
-        dual.beta[e] = 1.0f + args.scale * dual.bend[e];
+        dual.u[e] = Crossing(weight_of(args, dual.lean[a]) * dual.s[a], weight_of(args, dual.lean[b]) * dual.s[b]);
         for (int axis = 0; axis < 3; ++axis) {
-            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
-            dual.vertex[l][axis] += dual.beta[e] * (x_a + dual.u[e].t * (x_b - x_a));
+            dual.at[e][axis] = dual.x[a][axis] + dual.u[e].t * (dual.x[b][axis] - dual.x[a][axis]);
+            dual.vertex[l][axis] += beta * dual.at[e][axis];
         }
-        dual.total[l] += dual.beta[e];
-        ++edges[l];
+        total[l] += beta;
+        edges[l] += 1.0f;
     });
-    for (int l = 0; l < dual.loop[LOOPS]; ++l)
-        for (int axis = 0; axis < 3; ++axis) dual.vertex[l][axis] /= dual.total[l];
+    for (int l = 0; l < dual.loop[LOOP_COUNT]; ++l) {
+        dual.part[l] = 1.0f / total[l], dual.each[l] = 1.0f / edges[l];
+        for (int axis = 0; axis < 3; ++axis) dual.vertex[l][axis] *= dual.part[l];
+    }
     for_crossed(dual.loop, [&](int e, int a, int b, int l) {
         float square = 0.0f;
         for (int axis = 0; axis < 3; ++axis) {
-            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
-            const float off = dual.vertex[l][axis] - (x_a + dual.plain[e].t * (x_b - x_a));
-            square += off * off;
+            const float plain = dual.x[a][axis] + dual.plain[e].t * (dual.x[b][axis] - dual.x[a][axis]);
+            dual.off[e][axis] = dual.vertex[l][axis] - plain;
+            square += dual.off[e][axis] * dual.off[e][axis];
         }
         dual.distance[e] = root_of(square);
-        dual.mean[l] += dual.distance[e] / float(edges[l]);
+        dual.mean[l] += dual.distance[e] * dual.each[l];
     });
 }
 
 DF_BODY void flexi_vertices(const FlexiArgs& args, int64_t item) {
-    Dual dual;
-    solve(args, item, dual);
-    for (int l = 0; l < dual.loop[LOOPS]; ++l)
+    DualCube dual;
+    solve_dual(args, item, dual);
+    for (int l = 0; l < dual.loop[LOOP_COUNT]; ++l)
         for (int axis = 0; axis < 3; ++axis) args.vertices[3 * (args.first[item] + l) + axis] = dual.vertex[l][axis];
     int64_t place = args.first[2 * (args.count + 1) + item];
     for_crossed(dual.loop, [&](int e, int, int, int l) {
-        const float off = dual.distance[e] - dual.mean[l];
-        args.deviation[place++] = off < 0.0f ? -off : off;
+        const float more = dual.distance[e] - dual.mean[l];
+        args.deviation[place++] = more < 0.0f ? -more : more;
     });
-}
-
-DF_BODY float gamma_of(const FlexiArgs& args, int64_t cube) {
-    return args.gamma ? 0.5f + args.scale * (sigmoid_of(args.gamma[cube]) - 0.5f) : 1.0f;
 }
 
 // The quad around the edge along an axis at a cube's corner 0: a ring of four, each with how far its cube is back along
 // the other two axes (one + 2 two). It turns to the left seen from outside.
-struct Quad {
+struct DualQuad {
     int32_t back[4];
     int64_t vertex[4];
     float gamma[4];
     float one, two;  // products of gamma at the ends of the diagonals 0-2 and 1-3
 };
 
-DF_BODY void quad_of(const FlexiArgs& args, const GridPlace& cube, const Axes& axes, Quad& quad) {
+DF_BODY void quad_of(const FlexiArgs& args, const GridPlace& cube, const EdgeAxes& axes, DualQuad& quad) {
     const bool left = ((args.cases[cube.number] & 1) != 0) != (axes.axis == 1);
     for (int k = 0; k < 4; ++k) {
         const int turn = left ? k : 3 - k;
         const int32_t back = turn == 0 ? 3 : turn == 1 ? 2 : turn == 2 ? 0 : 1;
-        const int64_t other = cube.number - bit(back, 0) * cube_step(args.size, axes.one) -
-                              bit(back, 1) * cube_step(args.size, axes.two);
+        const int64_t other = cube.number - bit_of(back, 0) * cube_step(args.size, axes.one) -
+                              bit_of(back, 1) * cube_step(args.size, axes.two);
         const int64_t item = args.rank[other];
         quad.back[k] = back;
         quad.vertex[k] = args.first[item] + args.table[args.rows[item] * LOOP_ROW + 4 * axes.axis + back];
-        quad.gamma[k] = gamma_of(args, other);
+        quad.gamma[k] = args.even[item];
     }
     quad.one = quad.gamma[0] * quad.gamma[2], quad.two = quad.gamma[1] * quad.gamma[3];
 }
@@ -182,9 +192,9 @@ DF_BODY void flexi_faces(const FlexiArgs& args, int64_t item) {
     const int64_t total = args.first[args.count];
     int64_t number = args.first[args.count + 1 + item];
     for (int axis = 0; axis < 3; ++axis) {
-        if (!has_quad(args, cube, Axes(axis))) continue;
-        Quad quad;
-        quad_of(args, cube, Axes(axis), quad);
+        if (!has_quad(args, cube, EdgeAxes(axis))) continue;
+        DualQuad quad;
+        quad_of(args, cube, EdgeAxes(axis), quad);
         int64_t* face = args.faces + (args.training ? 12 : 6) * number;
         if (!args.training) {
             const bool other = quad.two > quad.one;  // the diagonal 1-3
@@ -215,15 +225,16 @@ DF_BODY void flexi_share(const FlexiArgs& args, int64_t item) {
     const int64_t total = args.first[args.count];
     int64_t number = args.first[args.count + 1 + item];
     for (int axis = 0; axis < 3; ++axis) {
-        if (!has_quad(args, cube, Axes(axis))) continue;
-        Quad quad;
-        quad_of(args, cube, Axes(axis), quad);
+        if (!has_quad(args, cube, EdgeAxes(axis))) continue;
+        DualQuad quad;
+        quad_of(args, cube, EdgeAxes(axis), quad);
         const float sum = quad.one + quad.two, share = quad.one / sum;
         float along = 0.0f;  // d loss / d share
         for (int a = 0; a < 3; ++a) {
             float corner[4];
             for (int k = 0; k < 4; ++k) corner[k] = args.vertices[3 * quad.vertex[k] + a];
-            along += args.grad_vertices[3 * (total + number) + a] * 0.5f * (corner[0] + corner[2] - corner[1] - corner[3]);
+            along += 0.5f * args.grad_vertices[3 * (total + number) + a] *
+                     (corner[0] + corner[2] - corner[1] - corner[3]);
         }
         for (int k = 0; k < 4; ++k) {
             float* const to = args.share + 8 * number + 2 * quad.back[k];
@@ -236,21 +247,21 @@ DF_BODY void flexi_share(const FlexiArgs& args, int64_t item) {
 
 // The number of the quad around an edge of a cube, or -1 at the border.
 DF_BODY int64_t quad_around(const FlexiArgs& args, const GridPlace& cube, int edge) {
-    const Axes axes(edge >> 2);
+    const EdgeAxes axes(edge >> 2);
     GridPlace owner = cube;
     for (int n = 0; n < 2; ++n) {
-        const int axis = n ? axes.two : axes.one, step = bit(edge, n);
+        const int axis = n ? axes.two : axes.one, step = bit_of(edge, n);
         owner.at[axis] += step;
         owner.number += step * cube_step(args.size, axis);
         if (owner.at[axis] == 0 || owner.at[axis] >= args.size[axis]) return -1;
     }
     int64_t number = args.first[args.count + 1 + args.rank[owner.number]];
-    for (int axis = 0; axis < axes.axis; ++axis) number += has_quad(args, owner, Axes(axis));
+    for (int axis = 0; axis < axes.axis; ++axis) number += has_quad(args, owner, EdgeAxes(axis));
     return number;
 }
 
 // pull[l]: of the loss by the dual vertices; the answer: by the cube's weight gamma.
-DF_BODY float gather_quads(const FlexiArgs& args, int64_t item, const Dual& dual, float (&pull)[4][3]) {
+DF_BODY float gather_quads(const FlexiArgs& args, int64_t item, const DualCube& dual, float (&pull)[4][3]) {
     const GridPlace cube = cube_place(args, args.active[item]);
     const int64_t total = args.first[args.count];
     float to_gamma = 0.0f;
@@ -258,43 +269,82 @@ DF_BODY float gather_quads(const FlexiArgs& args, int64_t item, const Dual& dual
         const int64_t number = quad_around(args, cube, e);
         if (number < 0) return;
         const float* const share = args.share + 8 * number + 2 * (e & 3);
-        for (int axis = 0; axis < 3; ++axis) pull[l][axis] += share[0] * args.grad_vertices[3 * (total + number) + axis];
+        const float* const grad = args.grad_vertices + 3 * (total + number);
+        for (int axis = 0; axis < 3; ++axis) pull[l][axis] += share[0] * grad[axis];
         to_gamma += share[1];
     });
     return to_gamma;
 }
 
-// by_distance[e]: of the loss by the distance of each crossed edge, through all deviations of its loop.
-DF_BODY void pull_distances(const FlexiArgs& args, int64_t item, const Dual& dual, float (&by_distance)[12]) {
-    float sum[4] = {}, edges[4] = {};
-    int64_t place = args.first[2 * (args.count + 1) + item];
-    for_crossed(dual.loop, [&](int e, int, int, int l) {
-        const float off = dual.distance[e] - dual.mean[l], grad = args.grad_deviation[place++];
-        by_distance[e] = off > 0.0f ? grad : off < 0.0f ? -grad : 0.0f;
-        sum[l] += by_distance[e];
-        edges[l] += 1.0f;
-    });
-    for_crossed(dual.loop, [&](int e, int, int, int l) { by_distance[e] -= sum[l] / edges[l]; });
-}
-
-// Adds what a pull at the crossing between corners a and b does to their {x, y, z, s}; the answer: the pull by t.
-DF_BODY float pull_crossing(const FlexiArgs& args, const Dual& dual, const Crossing& at, int a, int b,
-                            const float (&pull)[3], float (&slot)[8][4]) {
+// Adds what a pull at the crossing between corners a and b does to their {x, y, z}; the answer: the pull by t.
+DF_BODY float pull_crossing(const DualCube& dual, float at, int a, int b, const float (&pull)[3], float (&slot)[8][4]) {
     float along = 0.0f;
     for (int axis = 0; axis < 3; ++axis) {
-        slot[a][axis] += (1.0f - at.t) * pull[axis];
-        slot[b][axis] += at.t * pull[axis];
-        along += pull[axis] * (position(args, dual, b, axis) - position(args, dual, a, axis));
+        slot[a][axis] += (1.0f - at) * pull[axis];
+        slot[b][axis] += at * pull[axis];
+        along += pull[axis] * (dual.x[b][axis] - dual.x[a][axis]);
     }
     return along;
 }
 
+// The deviations of a cube pull at its vertices and at the crossings without alpha: each through the distances of all
+// edges of its loop.
+DF_BODY void pull_deviations(const FlexiArgs& args, int64_t item, const DualCube& dual, float (&pull)[4][3],
+                             float (&slot)[8][4]) {
+    const float* const grad = args.grad_deviation + args.first[2 * (args.count + 1) + item];
+    float by_distance[12], sum[4] = {};
+    int n = 0;
+    for_crossed(dual.loop, [&](int e, int, int, int l) {
+        const float more = dual.distance[e] - dual.mean[l], given = grad[n++];
+        by_distance[e] = more > 0.0f ? given : more < 0.0f ? -given : 0.0f;
+        sum[l] += by_distance[e];
+    });
+    for_crossed(dual.loop, [&](int e, int a, int b, int l) {
+        const float by = by_distance[e] - sum[l] * dual.each[l];
+        const float share = dual.distance[e] > 0.0f ? by / dual.distance[e] : 0.0f;
+        float back[3];
+        for (int axis = 0; axis < 3; ++axis) {
+            back[axis] = -share * dual.off[e][axis];
+            pull[l][axis] -= back[axis];
+        }
+        const float along = pull_crossing(dual, dual.plain[e].t, a, b, back, slot);
+        slot[a][3] += along * dual.plain[e].slope_a();
+        slot[b][3] += along * dual.plain[e].slope_b();
+    });
+}
+
+// The vertices pull at the crossings with alpha, at the weights and at the corners.
+DF_BODY void pull_vertices(const FlexiArgs& args, int64_t cube, const DualCube& dual, const float (&pull)[4][3],
+                           float (&slot)[8][4]) {
+    float to_alpha[8] = {};
+    for_crossed(dual.loop, [&](int e, int a, int b, int l) {
+        const float beta = weight_of(args, dual.bend[e]) * dual.part[l];
+        float to_u[3], to_beta = 0.0f;
+        for (int axis = 0; axis < 3; ++axis) {
+            to_u[axis] = beta * pull[l][axis];
+            to_beta += pull[l][axis] * (dual.at[e][axis] - dual.vertex[l][axis]);
+        }
+        if (args.grad_beta)
+            args.grad_beta[12 * cube + e] =
+                to_beta * dual.part[l] * args.scale * (1.0f - dual.bend[e] * dual.bend[e]);
+        const float along = pull_crossing(dual, dual.u[e].t, a, b, to_u, slot);
+        const float by_a = along * dual.u[e].slope_a(), by_b = along * dual.u[e].slope_b();  // of alpha s
+        slot[a][3] += by_a * weight_of(args, dual.lean[a]);
+        slot[b][3] += by_b * weight_of(args, dual.lean[b]);
+        to_alpha[a] += by_a * dual.s[a];
+        to_alpha[b] += by_b * dual.s[b];
+    });
+    if (!args.grad_alpha) return;
+    for (int c = 0; c < 8; ++c)
+        args.grad_alpha[8 * cube + c] = to_alpha[c] * args.scale * (1.0f - dual.lean[c] * dual.lean[c]);
+}
+
 DF_BODY void flexi_pull(const FlexiArgs& args, int64_t item) {
-    Dual dual;
-    solve(args, item, dual);
+    DualCube dual;
+    solve_dual(args, item, dual);
     const int64_t cube = args.active[item];
-    float pull[4][3], by_distance[12] = {}, slot[8][4] = {}, to_alpha[8] = {};
-    for (int l = 0; l < dual.loop[LOOPS]; ++l)
+    float pull[4][3], slot[8][4] = {};  // of the loss by the vertices, by the corners' {x, y, z, s}
+    for (int l = 0; l < dual.loop[LOOP_COUNT]; ++l)
         for (int axis = 0; axis < 3; ++axis) pull[l][axis] = args.grad_vertices[3 * (args.first[item] + l) + axis];
     if (args.training) {
         const float to_gamma = gather_quads(args, item, dual, pull);
@@ -303,44 +353,9 @@ DF_BODY void flexi_pull(const FlexiArgs& args, int64_t item) {
             args.grad_gamma[cube] = to_gamma * args.scale * even * (1.0f - even);
         }
     }
-    if (args.grad_deviation) {
-        pull_distances(args, item, dual, by_distance);
-        for_crossed(dual.loop, [&](int e, int a, int b, int l) {
-            const float by = dual.distance[e] > 0.0f ? by_distance[e] / dual.distance[e] : 0.0f;
-            float back[3];
-            for (int axis = 0; axis < 3; ++axis) {
-                const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
-                const float off = dual.vertex[l][axis] - (x_a + dual.plain[e].t * (x_b - x_a));
-                pull[l][axis] += by * off;
-                back[axis] = -by * off;
-            }
-            const float along = pull_crossing(args, dual, dual.plain[e], a, b, back, slot);
-            slot[a][3] += along * dual.plain[e].slope_a();
-            slot[b][3] += along * dual.plain[e].slope_b();
-        });
-    }
-    for_crossed(dual.loop, [&](int e, int a, int b, int l) {
-        float to_u[3], to_beta = 0.0f;
-        for (int axis = 0; axis < 3; ++axis) {
-            const float x_a = position(args, dual, a, axis), x_b = position(args, dual, b, axis);
-            to_u[axis] = pull[l][axis] * dual.beta[e] / dual.total[l];
-            to_beta += pull[l][axis] * (x_a + dual.u[e].t * (x_b - x_a) - dual.vertex[l][axis]) / dual.total[l];
-        }
-        const float along = pull_crossing(args, dual, dual.u[e], a, b, to_u, slot);
-        const float by_a = along * dual.u[e].slope_a(), by_b = along * dual.u[e].slope_b();  // of alpha s
-        slot[a][3] += by_a * (1.0f + args.scale * dual.lean[a]);
-        slot[b][3] += by_b * (1.0f + args.scale * dual.lean[b]);
-        to_alpha[a] += by_a * dual.s[a];
-        to_alpha[b] += by_b * dual.s[b];
-        if (args.grad_beta)
-            args.grad_beta[12 * cube + e] = to_beta * args.scale * (1.0f - dual.bend[e] * dual.bend[e]);
-    });
-    if (args.grad_alpha)
-        for (int c = 0; c < 8; ++c)
-            args.grad_alpha[8 * cube + c] = to_alpha[c] * args.scale * (1.0f - dual.lean[c] * dual.lean[c]);
-    if (args.slots)
-        for (int c = 0; c < 8; ++c)
-            for (int n = 0; n < 4; ++n) args.slots[32 * item + 4 * c + n] = slot[c][n];
+    if (args.grad_deviation) pull_deviations(args, item, dual, pull, slot);
+    pull_vertices(args, cube, dual, pull, slot);
+    for (int i = 0; args.slots && i < 32; ++i) args.slots[32 * item + i] = slot[i / 4][i % 4];
 }
 
 }  // namespace DF_LEVEL

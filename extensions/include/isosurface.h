@@ -18,7 +18,7 @@ struct TetraArgs {
     int32_t size[3];
 };
 
-constexpr int TETRA_ROW = 40, TRIANGLES = 36;  // as in ops/isosurface_tables.py
+constexpr int TETRA_ROW = 40, TETRA_TRIANGLES = 36;  // as in ops/isosurface_tables.py
 
 namespace DF_LEVEL {
 
@@ -33,15 +33,15 @@ DF_BODY GridPlace place_in(int64_t number, int32_t y, int32_t z) {
     return {number, {row / y, row % y, int32_t(number) % z}};
 }
 
-DF_BODY int32_t bit(int32_t bits, int axis) { return bits >> axis & 1; }
+DF_BODY int32_t bit_of(int32_t bits, int axis) { return bits >> axis & 1; }
 
 // How far the grid's vertex at `corner` of a cube is from the one at its corner 0.
 DF_BODY int64_t corner_step(const int32_t (&size)[3], int corner) {
-    return (int64_t(bit(corner, 0)) * (size[1] + 1) + bit(corner, 1)) * (size[2] + 1) + bit(corner, 2);
+    return (int64_t(bit_of(corner, 0)) * (size[1] + 1) + bit_of(corner, 1)) * (size[2] + 1) + bit_of(corner, 2);
 }
 
 // The corners inside of the cube with the low corner `low`.
-DF_BODY uint32_t case_of(const float* s, int64_t low, const int32_t (&size)[3]) {
+DF_BODY uint32_t grid_case(const float* s, int64_t low, const int32_t (&size)[3]) {
     uint32_t inside = 0;
     for (int corner = 0; corner < 8; ++corner) inside |= uint32_t(s[low + corner_step(size, corner)] < 0.0f) << corner;
     return inside;
@@ -64,12 +64,12 @@ DF_BODY bool has_cube(const TetraArgs& args, const GridPlace& vertex) {
 
 // Signs at the corners of the cube above the grid's vertex; of those beyond the border, its own.
 DF_BODY uint32_t tetra_case(const TetraArgs& args, const GridPlace& vertex) {
-    if (has_cube(args, vertex)) return case_of(args.s, vertex.number, args.size);
+    if (has_cube(args, vertex)) return grid_case(args.s, vertex.number, args.size);
     const bool own = args.s[vertex.number] < 0.0f;
     uint32_t inside = own;
     for (int d = 1; d < 8; ++d) {
         bool there = true;
-        for (int axis = 0; axis < 3; ++axis) there &= vertex.at[axis] + bit(d, axis) <= args.size[axis];
+        for (int axis = 0; axis < 3; ++axis) there &= vertex.at[axis] + bit_of(d, axis) <= args.size[axis];
         inside |= uint32_t(there ? args.s[vertex.number + corner_step(args.size, d)] < 0.0f : own) << d;
     }
     return inside;
@@ -83,7 +83,7 @@ DF_BODY void tetra_count(const TetraArgs& args, int64_t count, const GridPlace& 
     args.crossed[vertex.number] = uint8_t(crossed);
     args.first[vertex.number + 1] = bits_of(crossed);
     args.first[count + 1 + vertex.number + 1] =
-        has_cube(args, vertex) ? args.table[inside * TETRA_ROW + TRIANGLES] : 0;
+        has_cube(args, vertex) ? args.table[inside * TETRA_ROW + TETRA_TRIANGLES] : 0;
 }
 
 DF_BODY int64_t tetra_vertex(const TetraArgs& args, int64_t vertex, int direction) {
@@ -93,7 +93,7 @@ DF_BODY int64_t tetra_vertex(const TetraArgs& args, int64_t vertex, int directio
 DF_BODY void tetra_fill(const TetraArgs& args, int64_t count, const GridPlace& vertex) {
     const int64_t a = vertex.number;
     for (int d = 1; d < 8; ++d) {
-        if (!bit(args.crossed[a], d - 1)) continue;
+        if (!bit_of(args.crossed[a], d - 1)) continue;
         const int64_t b = a + corner_step(args.size, d);
         const Crossing crossing(args.s[a], args.s[b]);
         float* const to = args.vertices + 3 * tetra_vertex(args, a, d);
@@ -102,7 +102,7 @@ DF_BODY void tetra_fill(const TetraArgs& args, int64_t count, const GridPlace& v
     }
     const int64_t begin = args.first[count + 1 + a], end = args.first[count + 1 + a + 1];
     if (begin == end) return;
-    const uint8_t* const row = args.table + case_of(args.s, a, args.size) * TETRA_ROW;
+    const uint8_t* const row = args.table + grid_case(args.s, a, args.size) * TETRA_ROW;
     for (int64_t i = 0; i < 3 * (end - begin); ++i)
         args.faces[3 * begin + i] = tetra_vertex(args, a + corner_step(args.size, row[i] >> 3), row[i] & 7);
 }
@@ -125,12 +125,12 @@ DF_BODY void tetra_pull(const TetraArgs& args, int64_t a, int d, bool at_b, floa
 DF_BODY void tetra_backward(const TetraArgs& args, const GridPlace& vertex) {
     float sum[4] = {};
     for (int d = 1; d < 8; ++d) {
-        if (bit(args.crossed[vertex.number], d - 1)) tetra_pull(args, vertex.number, d, false, sum);
+        if (bit_of(args.crossed[vertex.number], d - 1)) tetra_pull(args, vertex.number, d, false, sum);
         bool there = true;
-        for (int axis = 0; axis < 3; ++axis) there &= vertex.at[axis] >= bit(d, axis);
+        for (int axis = 0; axis < 3; ++axis) there &= vertex.at[axis] >= bit_of(d, axis);
         if (!there) continue;
         const int64_t a = vertex.number - corner_step(args.size, d);
-        if (bit(args.crossed[a], d - 1)) tetra_pull(args, a, d, true, sum);
+        if (bit_of(args.crossed[a], d - 1)) tetra_pull(args, a, d, true, sum);
     }
     if (args.grad_x)
         for (int axis = 0; axis < 3; ++axis) args.grad_x[3 * vertex.number + axis] = sum[axis];

@@ -49,6 +49,9 @@ DF_BODY float times_power(float number, float whole) {
     return number * from_bits((vertex_of(whole) + 127u) << 23);
 }
 
+// 2^whole for a whole number from -126 to 127.
+DF_BODY float power_of_two(float whole) { return from_bits((vertex_of(whole) + 127u) << 23); }
+
 DF_BODY float number_of(Half half) {
     uint32_t sign = uint32_t(half & 0x8000) << 16, rest = half & 0x7fff;
     union {

@@ -25,7 +25,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamforge.ops import adam, antialias, hashgrid, march, mlp, peers, raster, texture
+from dreamforge.ops import (
+    adam,
+    antialias,
+    hashgrid,
+    isosurface,
+    isosurface_native,
+    isosurface_reference,
+    march,
+    mlp,
+    peers,
+    raster,
+    texture,
+)
 from dreamforge.ops.dispatch import backends
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.types import DreamforgeError
@@ -155,6 +167,26 @@ def texture_case(points: int) -> Case:
         compute = texture.texture_reference if exact else texture.texture_native
         return {**given} | gradients([compute(texture.pyramid(at["texels"]), at["uv"], mix, "trilinear", "wrap")], at)
 
+
+def surface_case(size: tuple[int, int, int], training: bool) -> Case:
+    """Random signs. What a number belongs to hangs on the faces, which must be the same."""
+
+    def run(device: torch.device, exact: bool) -> Answer:
+        x, cubes = isosurface.grid(size)
+        given = {"x": x + 0.02 * torch.randn(x.shape, generator=draws(0)), "s": torch.randn(len(x), generator=draws(1))}
+        for n, name in enumerate(("alpha", "beta", "gamma")):
+            shape = [(len(cubes), 8), (len(cubes), 12), (len(cubes),)][n]
+            given[name] = torch.randn(shape, generator=draws(2 + n))
+        at = placed(given, device, exact)
+        weights = isosurface_reference.Weights(at["alpha"], at["beta"], at["gamma"], training)
+        module = isosurface_reference if exact else isosurface_native
+        name = "reference" if exact else "native"
+        vertices, faces, deviation = getattr(module, f"flexicubes_{name}")(at["x"], at["s"], size, weights)
+        corners, triangles = getattr(module, f"tetrahedra_{name}")(at["x"], at["s"], size)
+        leaves = at if training else {key: one for key, one in at.items() if key != "gamma"}
+        answer = {**given} | gradients([vertices, deviation, corners], leaves)
+        return answer | {"out.faces": faces.to(vertices.dtype), "out.triangles": triangles.to(vertices.dtype)}
+
     return run
 
 
@@ -171,6 +203,8 @@ CASES: dict[str, Case] = {
     "adam": adam_case(500, 2),
     "mesh": mesh_case(24),
     "texture": texture_case(200),
+    "surface": surface_case((5, 4, 6), training=False),
+    "surface-training": surface_case((4, 6, 5), training=True),
 }
 
 
