@@ -64,7 +64,8 @@ def antialias(
     pixels above each other: along a straight edge the sum of the shares is the exact area. What is thinner than a pixel
     and covers no centre is not seen. Edges that reach behind the camera are left as they are.
 
-    Gradients reach ``color`` and, through the shares, ``pixels``. Raises DreamforgeError for shapes that do not fit.
+    Gradients reach ``color`` and, through the shares, ``pixels``; second ones for ``backend="torch"`` only. Raises
+    DreamforgeError for shapes that do not fit.
     """
     views, vertices = check_mesh(pixels, depth, faces)
     images = (found.face.shape, found.depth.shape, color.shape[:3])
