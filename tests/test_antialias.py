@@ -98,6 +98,15 @@ def test_a_rotated_square_has_its_area_and_moves_with_the_right_slope(backend: A
     assert soft_off < 0.4 and soft_off < 0.4 * hard_off  # four right corners
 
 
+@BOTH
+def test_edges_of_exactly_45_degrees_act_along_one_axis_only(backend: Any) -> None:
+    for radius in (9.125, 9.25, 9.375, 9.625, 9.75, 9.875):
+        diamond = radius * torch.tensor([[0.0, -1], [1, 0], [0, 1], [-1, 0]]) + 20.5
+        _, soft = mask(diamond, SQUARE, 40, backend=backend)
+        for row in (14, 16, 25):  # away from the corners
+            assert soft[row].sum() == pytest.approx(2 * (radius - abs(row - 20)), abs=1e-4)
+
+
 @pytest.mark.parametrize("sides", [3, 5, 64])
 def test_areas_of_polygons_are_far_nearer_to_the_truth(sides: int) -> None:
     draws, wrong = drawn(sides), torch.zeros(2, 40)
@@ -174,6 +183,25 @@ def test_a_fold_is_an_outline(backend: Any) -> None:
     unfolded[3, 0] = 70.0  # now it goes on to the right
     hard, soft = mask(unfolded, faces, depth=depth, backend=backend)
     assert torch.equal(hard[12], soft[12]) and hard[12].all()
+
+
+@BOTH
+def test_beside_a_face_that_is_seen_edge_on_is_an_outline(backend: Any) -> None:
+    pixels = torch.tensor([[12.25, -30.0], [12.25, 60.0], [-20.0, 15.0], [12.25, 10.0]])
+    faces, depth = torch.tensor([[0, 1, 2], [1, 0, 3]]), torch.tensor([[1.0, 1.0, 1.0, 2.0]])
+    _, soft = mask(pixels, faces, depth=depth, backend=backend)
+    assert soft[12, 11:14].tolist() == pytest.approx([1.0, 0.25, 0.0], abs=1e-5)
+
+
+@BOTH
+def test_a_face_that_goes_on_behind_the_camera_is_no_fold(backend: Any) -> None:
+    """It leaves the edge x = 12.2 to the right, where its third corner is behind the camera: seen mirrored, left."""
+    pixels = torch.tensor([[[12.2, -30.0], [12.2, 60.0], [-20.0, 15.0], [-100.0, -15.0]]])
+    faces, depth = torch.tensor([[0, 1, 2], [1, 0, 3]]), torch.tensor([[1.0, 1.0, 1.0, -1.0]])
+    found = rasterize(pixels, depth, faces, 24, 24)
+    assert (found.face[0, 12, :12] == 0).all() and (found.face[0, 12, 12:] == 1).all()
+    color = found.face[..., None].float()
+    assert torch.equal(antialias(color, found, pixels, depth, faces, neighbours(faces), backend), color)
 
 
 @BOTH
