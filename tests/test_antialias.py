@@ -153,6 +153,18 @@ def test_a_nearer_surface_blends_with_the_one_behind_it(backend: Any) -> None:
 
 
 @BOTH
+def test_an_outline_just_behind_the_others_centre_is_its_own_affair(backend: Any) -> None:
+    """Two faces side by side, and the second ends a hair to the right of a centre that it covers."""
+    end = 12.5 + 1 / 512
+    pixels = torch.tensor([[[12.0, -90.0], [12.0, 90.0], [-60.0, 12.0], [end, -90.0], [end, 90.0]]])
+    faces, depth = torch.tensor([[0, 1, 2], [0, 3, 1], [3, 4, 1]]), torch.ones(1, 5)
+    found = rasterize(pixels, depth, faces, 24, 24)
+    color = torch.tensor([0.2, 1.0, 1.0, 0.0])[found.face][..., None]
+    out = antialias(color, found, pixels, depth, faces, neighbours(faces), backend)
+    assert out[0, 12, 10:14, 0].tolist() == pytest.approx([0.2, 0.2, 0.5 + 1 / 512, 0.0], abs=1e-5)
+
+
+@BOTH
 def test_inner_edges_and_where_surfaces_cross_stay_as_they_are(backend: Any) -> None:
     """Colours differ from face to face, but no outline lies between them."""
     corners = torch.rand(1, 9, 2, generator=drawn(0)) * 2 + torch.cartesian_prod(
