@@ -206,12 +206,14 @@ def test_beside_a_face_that_is_seen_edge_on_is_an_outline(backend: Any) -> None:
 
 
 @BOTH
-def test_a_face_that_goes_on_behind_the_camera_is_no_fold(backend: Any) -> None:
+@pytest.mark.parametrize("left", [1.0, 0.5], ids=["right-nearer", "left-nearer"])
+def test_a_face_that_goes_on_behind_the_camera_is_no_fold(left: float, backend: Any) -> None:
     """It leaves the edge x = 12.2 to the right, where its third corner is behind the camera: seen mirrored, left."""
     pixels = torch.tensor([[[12.2, -30.0], [12.2, 60.0], [-20.0, 15.0], [-100.0, -15.0]]])
-    faces, depth = torch.tensor([[0, 1, 2], [1, 0, 3]]), torch.tensor([[1.0, 1.0, 1.0, -1.0]])
+    faces, depth = torch.tensor([[0, 1, 2], [1, 0, 3]]), torch.tensor([[1.0, 1.0, left, -1.0]])
     found = rasterize(pixels, depth, faces, 24, 24)
     assert (found.face[0, 12, :12] == 0).all() and (found.face[0, 12, 12:] == 1).all()
+    assert (found.depth[0, 12, 11] < found.depth[0, 12, 12]) == (left < 1)
     color = found.face[..., None].float()
     assert torch.equal(antialias(color, found, pixels, depth, faces, neighbours(faces), backend), color)
 
