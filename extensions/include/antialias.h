@@ -10,7 +10,7 @@ struct AntialiasArgs {
     const float* points;                   // [views, vertices, 3]: x, y in pixels, depth
     const int32_t *faces, *across;         // [count, 3] both
     uint8_t* outline;                      // [views, count]: bit k, whether the edge across from corner k is one
-    uint8_t* blends;                       // like face: bit 0, whether the pixel and its right neighbour blend; 1, below
+    uint8_t* blends;                       // like face: bit 0, whether a pixel and its right neighbour blend; 1, below
     const int64_t* face;                   // [views, height, width]
     const float *depth, *color;            // like face; [views, height, width, channels]
     float* out;                            // like color, and a copy of it at first
@@ -59,7 +59,7 @@ struct Blend {
     int axis;
 };
 
-// The edge by which a line leaves a face: the line where x (of axis 1) or y (of axis 0) is `line`, into direction `step`.
+// The edge by which a line leaves a face: the line where x (axis 1) or y (axis 0) is `line`, into direction `step`.
 struct Exit {
     int corner;   // across from the edge
     float along;  // of the edge
