@@ -82,7 +82,7 @@ def rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
 def project(points: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
     """World ``points [N,3]`` -> pixels ``[B,N,2]`` (x, y; the first centre is (0.5, 0.5)) and depth ``[B,N]``.
 
-    Depth is along the camera's z; the pixels of points at depth <= 0 (not in front of the camera) mean nothing.
+    Depth is along the camera's z. Points behind the camera (depth < 0) are mirrored: ``ops.raster`` cuts faces there.
     """
     pose, k = cameras.camera_to_world.to(points.dtype), cameras.intrinsics.to(points.dtype)
     local = (points - pose[:, None, :3, 3]) @ pose[:, :3, :3]  # rotation transposed: world to camera

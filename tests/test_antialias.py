@@ -98,6 +98,15 @@ def test_a_rotated_square_has_its_area_and_moves_with_the_right_slope(backend: A
     assert soft_off < 0.4 and soft_off < 0.4 * hard_off  # four right corners
 
 
+@BOTH
+def test_edges_of_exactly_45_degrees_act_along_one_axis_only(backend: Any) -> None:
+    for radius in (9.125, 9.25, 9.375, 9.625, 9.75, 9.875):
+        diamond = radius * torch.tensor([[0.0, -1], [1, 0], [0, 1], [-1, 0]]) + 20.5
+        _, soft = mask(diamond, SQUARE, 40, backend=backend)
+        for row in (14, 16, 25):  # away from the corners
+            assert soft[row].sum() == pytest.approx(2 * (radius - abs(row - 20)), abs=1e-4)
+
+
 @pytest.mark.parametrize("sides", [3, 5, 64])
 def test_areas_of_polygons_are_far_nearer_to_the_truth(sides: int) -> None:
     draws, wrong = drawn(sides), torch.zeros(2, 40)
@@ -144,6 +153,18 @@ def test_a_nearer_surface_blends_with_the_one_behind_it(backend: Any) -> None:
 
 
 @BOTH
+def test_an_outline_just_behind_the_others_centre_is_its_own_affair(backend: Any) -> None:
+    """Two faces side by side, and the second ends a hair to the right of a centre that it covers."""
+    end = 12.5 + 1 / 512
+    pixels = torch.tensor([[[12.0, -90.0], [12.0, 90.0], [-60.0, 12.0], [end, -90.0], [end, 90.0]]])
+    faces, depth = torch.tensor([[0, 1, 2], [0, 3, 1], [3, 4, 1]]), torch.ones(1, 5)
+    found = rasterize(pixels, depth, faces, 24, 24)
+    color = torch.tensor([0.2, 1.0, 1.0, 0.0])[found.face][..., None]
+    out = antialias(color, found, pixels, depth, faces, neighbours(faces), backend)
+    assert out[0, 12, 10:14, 0].tolist() == pytest.approx([0.2, 0.2, 0.5 + 1 / 512, 0.0], abs=1e-5)
+
+
+@BOTH
 def test_inner_edges_and_where_surfaces_cross_stay_as_they_are(backend: Any) -> None:
     """Colours differ from face to face, but no outline lies between them."""
     corners = torch.rand(1, 9, 2, generator=drawn(0)) * 2 + torch.cartesian_prod(
@@ -174,6 +195,27 @@ def test_a_fold_is_an_outline(backend: Any) -> None:
     unfolded[3, 0] = 70.0  # now it goes on to the right
     hard, soft = mask(unfolded, faces, depth=depth, backend=backend)
     assert torch.equal(hard[12], soft[12]) and hard[12].all()
+
+
+@BOTH
+def test_beside_a_face_that_is_seen_edge_on_is_an_outline(backend: Any) -> None:
+    pixels = torch.tensor([[12.25, -30.0], [12.25, 60.0], [-20.0, 15.0], [12.25, 10.0]])
+    faces, depth = torch.tensor([[0, 1, 2], [1, 0, 3]]), torch.tensor([[1.0, 1.0, 1.0, 2.0]])
+    _, soft = mask(pixels, faces, depth=depth, backend=backend)
+    assert soft[12, 11:14].tolist() == pytest.approx([1.0, 0.25, 0.0], abs=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("left", [1.0, 0.5], ids=["right-nearer", "left-nearer"])
+def test_a_face_that_goes_on_behind_the_camera_is_no_fold(left: float, backend: Any) -> None:
+    """It leaves the edge x = 12.2 to the right, where its third corner is behind the camera: seen mirrored, left."""
+    pixels = torch.tensor([[[12.2, -30.0], [12.2, 60.0], [-20.0, 15.0], [-100.0, -15.0]]])
+    faces, depth = torch.tensor([[0, 1, 2], [1, 0, 3]]), torch.tensor([[1.0, 1.0, left, -1.0]])
+    found = rasterize(pixels, depth, faces, 24, 24)
+    assert (found.face[0, 12, :12] == 0).all() and (found.face[0, 12, 12:] == 1).all()
+    assert (found.depth[0, 12, 11] < found.depth[0, 12, 12]) == (left < 1)
+    color = found.face[..., None].float()
+    assert torch.equal(antialias(color, found, pixels, depth, faces, neighbours(faces), backend), color)
 
 
 @BOTH

@@ -80,6 +80,26 @@ def test_the_core_finds_the_faces_of_the_reference_to_the_last_pixel(kind: str) 
     assert covered > 0.001
 
 
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_slivers_keep_to_their_corners(backend: Any) -> None:
+    """Of triangles as thin as rounding no area is reliable: weights stay shares, depths between the corners'."""
+    draws, count = drawn(1), 3000
+    along = torch.randn(count, 3, 1, generator=draws) * 20 * torch.randn(count, 1, 2, generator=draws)
+    thin = 2e-6 * torch.randn(count, 3, 2, generator=draws)
+    pixels = torch.randint(0, 32, (count, 1, 2), generator=draws) + 0.5 + along + thin  # across a pixel's centre
+    depth = 1 + torch.rand(1, 3 * count, generator=draws)
+    faces = torch.arange(3 * count).view(-1, 3)
+    found = rasterize(pixels.view(1, -1, 2), depth, faces, 32, 32, backend=backend)
+    seen = found.face >= 0
+    assert seen.float().mean() > 0.2
+    assert found.bary.min() >= 0 and found.bary.max() <= 1
+    torch.testing.assert_close(found.bary[seen].sum(-1), torch.ones(int(seen.sum())))
+    corners = depth[0][faces[found.face[seen]]]
+    assert (found.depth[seen] >= corners.amin(1) - 1e-5).all() and (found.depth[seen] <= corners.amax(1) + 1e-5).all()
+    wanted = rasterize_reference(pixels.view(1, -1, 2), depth, faces, 32, 32).face
+    assert torch.equal(found.face, wanted)
+
+
 def test_a_band_of_rows_and_a_last_column_are_not_lost() -> None:
     """More rows than a task of the core draws, a width that no vector divides."""
     pixels, depth, faces = soup("large", 1)

@@ -202,6 +202,16 @@ def test_places_that_are_no_numbers_harm_nobody_else(boundary: Any, backend: Any
 
 
 @BOTH
+def test_clamped_pictures_go_on_for_ever(backend: Any) -> None:
+    texels = torch.rand(5, 4, 3, generator=drawn(0))
+    for far in (3.0, 1e9, 1e30, float("inf")):
+        uv = torch.tensor([[far, 0.5], [-far, 0.5], [0.375, far], [far, -far]])
+        wanted = torch.stack([texels[2, 3], texels[2, 0], texels[4, 1], texels[0, 3]])
+        for filter in ("nearest", "linear"):
+            torch.testing.assert_close(texture(texels, uv, None, filter, "clamp", backend), wanted)  # type: ignore[arg-type]
+
+
+@BOTH
 def test_nothing_to_look_up_and_one_texel(backend: Any) -> None:
     texels = torch.rand(1, 1, 3).requires_grad_()
     assert texture(texels, torch.zeros(0, 2), backend=backend).shape == (0, 3)

@@ -64,7 +64,8 @@ def antialias(
     pixels above each other: along a straight edge the sum of the shares is the exact area. What is thinner than a pixel
     and covers no centre is not seen. Edges that reach behind the camera are left as they are.
 
-    Gradients reach ``color`` and, through the shares, ``pixels``. Raises DreamforgeError for shapes that do not fit.
+    Gradients reach ``color`` and, through the shares, ``pixels``; second ones for ``backend="torch"`` only. Raises
+    DreamforgeError for shapes that do not fit.
     """
     views, vertices = check_mesh(pixels, depth, faces)
     images = (found.face.shape, found.depth.shape, color.shape[:3])
@@ -94,7 +95,7 @@ def antialias_reference(
     flat = color.flatten(0, 2)
     out = flat
     for axis in (0, 1):
-        target, source, share = _blends(axis, found, pixels, faces, across, edges)
+        target, source, share = _blends(axis, found, pixels, depth.detach(), faces, across, edges)
         change = share[:, None] * (flat.index_select(0, source) - flat.index_select(0, target))
         out = out.index_add(0, target, change)
     return out.view(color.shape)
@@ -109,16 +110,16 @@ def outlines(pixels: Tensor, depth: Tensor, faces: Tensor, across: Tensor) -> Te
 
     def side(point: Tensor) -> Tensor:
         along, to = (end - start)[..., :2], (point - start)[..., :2]
-        return along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]
+        turned = along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]
+        return torch.where(point[..., 2] < 0, -turned, turned)  # what lies behind the camera is seen mirrored
 
     own, beyond = side(corners), side(other)
-    beyond = torch.where(other[..., 2] < 0, -beyond, beyond)  # the picture of what lies behind is turned over
     folds = torch.where(own > 0, beyond >= 0, beyond <= 0)
     return ((across < 0) | folds) & (start[..., 2] > 0) & (end[..., 2] > 0)
 
 
 def _blends(
-    axis: int, found: Fragments, pixels: Tensor, faces: Tensor, across: Tensor, edges: Tensor
+    axis: int, found: Fragments, pixels: Tensor, depth: Tensor, faces: Tensor, across: Tensor, edges: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Flat indices of pixels, of the neighbours that cover a share of each, and the share.
 
@@ -135,14 +136,15 @@ def _blends(
     line, place = (at.to(pixels.dtype) + 0.5 for at in (row, column))
     owner, other = face[view, row, column], face[view, row, column + step]
     with torch.no_grad():
-        pair, corner = _walk(view, owner, other, line, place, step, pixels.detach(), faces, across, edges)
+        points = torch.cat([pixels.detach(), depth[..., None]], -1)
+        pair, corner = _walk(view, owner, other, line, place, step, points, faces, across, edges)
     flat, ends = pixels.flatten(0, 1), _ends(corner, faces) + (view[pair] * pixels.shape[1])[:, None]
     start, end = (flat.index_select(0, ends[:, i]) for i in (0, 1))
     run, rise = (end - start).unbind(1)
     crossing = start[:, 0] + (line[pair] - start[:, 1]) / rise * run
     reach = (crossing - place[pair]) * step[pair]  # 0 at the nearer's centre, 1 at the other's
     steep = rise.abs() > run.abs() if axis else rise.abs() >= run.abs()
-    hit = (steep & (reach >= -SLACK)).nonzero().squeeze(1)
+    hit = steep.nonzero().squeeze(1)
     reach, pair = reach.index_select(0, hit).clamp(0.0, 1.0), pair[hit]
     near = number[view[pair], row[pair], column[pair]]
     far = number[view[pair], row[pair], (column + step)[pair]]
@@ -164,7 +166,7 @@ def _walk(
     line: Tensor,
     place: Tensor,
     step: Tensor,
-    pixels: Tensor,
+    points: Tensor,
     faces: Tensor,
     across: Tensor,
     edges: Tensor,
@@ -177,20 +179,21 @@ def _walk(
         if len(pair) == 0:
             break
         of_face = 3 * face[:, None] + torch.arange(3, device=face.device)
-        ends = pixels[view[pair][:, None, None], _ends(of_face.flatten(), faces).view(-1, 3, 2)]
-        (x, y), (run, rise) = ends[:, :, 0].unbind(-1), (ends[:, :, 1] - ends[:, :, 0]).unbind(-1)
+        ends = points[view[pair][:, None, None], _ends(of_face.flatten(), faces).view(-1, 3, 2)]
+        (x, y, _), (run, rise, _) = ends[:, :, 0].unbind(-1), (ends[:, :, 1] - ends[:, :, 0]).unbind(-1)
         at = line[pair][:, None]
         crosses = ((y <= at) != (ends[:, :, 1, 1] <= at)) & (of_face != entered[:, None])
+        crosses = crosses & (ends[..., 2] > 0).all(2)
         reach = (x + (at - y) / rise * run - place[pair][:, None]) * step[pair][:, None]
         reach, k = torch.where(crosses, reach, -torch.inf).max(1)
         corner = of_face.gather(1, k[:, None]).squeeze(1)
-        meets = crosses.any(1) & (reach <= 1 + SLACK)
+        meets = crosses.any(1) & (reach >= -SLACK) & (reach <= 1 + SLACK)
         outline = edges[view[pair], face, k]
         pairs.append(pair[meets & outline])
         corners.append(corner[meets & outline])
         entered = across.flatten()[corner]
         face = entered // 3
-        on = meets & ~outline & (entered >= 0) & (face != other[pair])
+        on = meets & ~outline & (face != other[pair])
         pair, face, entered = pair[on], face[on], entered[on]
     return torch.cat(pairs), torch.cat(corners)
 

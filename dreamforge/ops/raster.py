@@ -54,7 +54,8 @@ def rasterize(
     number, or 1e15 pixels away, or with no area, is not drawn. For flat drawing (a texture's chart) give depth 1.
 
     Gradients reach ``pixels`` and ``depth`` from ``bary`` and ``depth``, as of the face's plane: none for which face
-    is seen (``antialias`` has that), none for ``dx`` and ``dy``, which ``derivatives`` asks for. Raises
+    is seen (``antialias`` has that), none for ``dx`` and ``dy``, which ``derivatives`` asks for; second ones for
+    ``backend="torch"`` only. Natively on a CPU sums have a fixed order: the same bits for any number of threads. Raises
     DreamforgeError for shapes that do not fit and for faces that name no vertex.
     """
     vertices = check_mesh(pixels, depth, faces)[1]
@@ -72,8 +73,9 @@ def rasterize(
 def interpolate(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor, backend: Backend = "auto") -> Tensor:
     """Vertex ``attributes [V,C]`` at ``face_ids [...]``, ``bary [...,3]`` -> ``[...,C]``; 0 where the face is -1.
 
-    Attributes ``[B,V,C]``, one set for each view, ask for ``face_ids [B,...]``. Gradients reach attributes and bary.
-    Raises DreamforgeError for shapes that do not fit, and for ids that name no face or vertex.
+    Attributes ``[B,V,C]``, one set for each view, ask for ``face_ids [B,...]``. Gradients reach attributes and
+    bary, second ones for ``backend="torch"`` only. Raises DreamforgeError for shapes that do not fit, and for ids
+    that name no face or vertex.
     """
     fits = attributes.ndim in (2, 3) and bary.shape == (*face_ids.shape, 3) and faces.shape[1:] == (3,)
     if not fits or (attributes.ndim == 3 and attributes.shape[:1] != face_ids.shape[:1]):
@@ -220,7 +222,7 @@ class _Rasterize(torch.autograd.Function):
         images = {"face": face, "bary": bary, "depth": depth}
         if derivatives:
             images |= {"dx": torch.empty_like(bary), "dy": torch.empty_like(bary)}
-        rows = torch.empty(len(points), len(faces), 2, dtype=torch.int32, device=points.device)
+        rows = None if native.on_cuda(points, level) else faces.new_empty(len(points), len(faces), 2)
         args = _raster_args(points, faces, size, rows=rows, **images)
         _run("raster_cover", points, len(points) * len(faces) * LANES, args, level)
         _run("raster_resolve", points, face.numel(), args, level)

@@ -31,9 +31,10 @@ def texture(
 ) -> Tensor:
     """``texels [H,W,C]`` at ``uv [...,2]`` -> ``[...,C]``; or ``[B,H,W,C]``, one picture a view, at ``[B,...,2]``.
 
-    ``trilinear`` mixes two levels of ``pyramid(texels)`` by ``level [...]`` as ``mip_level`` gives it: 0 the picture
-    itself, 1 half its size. Beyond [0,1] pictures repeat (``wrap``) or go on as their border (``clamp``). Gradients
-    reach texels and uv (not from ``nearest``), not the level. Raises DreamforgeError for shapes that do not fit.
+    ``trilinear`` mixes two levels of ``pyramid(texels)`` by ``level [...]`` as ``mip_level`` gives it: 0 the
+    picture itself, 1 half its size. Beyond [0,1] pictures repeat (``wrap``) or go on as their border (``clamp``).
+    Gradients reach texels and uv (not from ``nearest``), not the level; second ones for ``backend="torch"`` only.
+    Raises DreamforgeError for shapes that do not fit.
     """
     sets = texels if texels.ndim == 4 else texels[None]
     fits = texels.ndim in (3, 4) and texels.numel() > 0 and uv.shape[-1:] == (2,)

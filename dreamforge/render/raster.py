@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.cameras import project
-from dreamforge.ops.raster import interpolate, rasterize
+from dreamforge.ops.raster import interpolate, rasterize, texture
 from dreamforge.render.light import SOFT, Light, linear_to_srgb, shading, srgb_to_linear
 from dreamforge.types import Cameras, DreamforgeError, Mesh, RenderOutput
 
@@ -120,23 +120,8 @@ def _pictures(
 def _albedo(mesh: Mesh) -> Callable[[_Hits], Tensor]:
     """The linear albedo of a mesh at hits, ``[P,3]``."""
     if mesh.texture is not None and mesh.uv is not None:
-        uv, texture = mesh.uv, srgb_to_linear(mesh.texture)
-        return lambda hits: _bilinear(texture, interpolate(uv, mesh.faces, hits.face, hits.bary))
+        uv, texels = mesh.uv, srgb_to_linear(mesh.texture)
+        return lambda hits: texture(texels, interpolate(uv, mesh.faces, hits.face, hits.bary))
     colors = torch.full_like(mesh.vertices, CLAY) if mesh.colors is None else mesh.colors
     linear = srgb_to_linear(colors)
     return lambda hits: interpolate(linear, mesh.faces, hits.face, hits.bary)
-
-
-def _bilinear(texture: Tensor, uv: Tensor) -> Tensor:
-    """``texture [H,W,3]`` at ``uv [P,2]`` (origin top left, texel centres at +0.5, repeating as glTF's default)."""
-    height, width = texture.shape[:2]
-    place = uv * uv.new_tensor([width, height]) - 0.5
-    corner = place.floor()
-    share = place - corner
-    x, y = corner.long().unbind(-1)
-    flat, out = texture.reshape(-1, 3), texture.new_zeros(len(uv), 3)
-    for dx, wx in ((0, 1 - share[:, :1]), (1, share[:, :1])):
-        for dy, wy in ((0, 1 - share[:, 1:]), (1, share[:, 1:])):
-            index = (y + dy).remainder(height) * width + (x + dx).remainder(width)
-            out = out + wx * wy * flat.index_select(0, index)
-    return out

@@ -1,5 +1,5 @@
-// Outlines on a CPU: a task owns a band of rows, and takes what the row above it brings; gradients of vertices are summed
-// up by parts of the picture, in the order of the pixels.
+// Outlines on a CPU: a task owns a band of rows, and takes what the row above it brings; gradients of vertices are
+// summed up by parts of the picture, in the order of the pixels.
 #include "simd.h"
 #include "tasks.h"
 //
@@ -55,8 +55,9 @@ static void backward_colors(const AntialiasArgs& args) {
     for_bands(args, false, [&](const Blend& blend, int64_t from, int64_t to) {
         const float* pull = args.pull + blend.target * channels;
         float *here = args.grad_color + blend.target * channels, *there = args.grad_color + blend.source * channels;
-        for (int c = 0; c < channels && blend.target >= from && blend.target < to; ++c) here[c] -= blend.share * pull[c];
-        for (int c = 0; c < channels && blend.source >= from && blend.source < to; ++c) there[c] += blend.share * pull[c];
+        const bool mine = blend.target >= from && blend.target < to, too = blend.source >= from && blend.source < to;
+        for (int c = 0; c < channels && mine; ++c) here[c] -= blend.share * pull[c];
+        for (int c = 0; c < channels && too; ++c) there[c] += blend.share * pull[c];
     });
 }
 

@@ -1,5 +1,6 @@
-// Triangles at pixels on a CPU. A task draws a band of rows, or takes a run of pixels, one a lane; gradients of vertices
-// are summed up by parts of the picture, in the order of the pixels. Compiled without fused products: see raster.h.
+// Triangles at pixels on a CPU. A task draws a band of rows, or takes a run of pixels, one a lane; gradients of
+// vertices are summed up by parts of the picture, in the order of the pixels. Compiled without fused products: see
+// raster.h.
 #include "simd.h"
 #include "tasks.h"
 //
@@ -12,7 +13,8 @@ constexpr int64_t FACES = 4096, BAND = 64, POINTS = 8192;  // of a task: faces, 
 
 // The rows that a face may reach, [out[0], out[1]); too many rather than too few.
 static void reach(const RasterArgs& args, int64_t view, int64_t face, int32_t* out) {
-    const Corner a = corner_of(args, view, face, 0), b = corner_of(args, view, face, 1), c = corner_of(args, view, face, 2);
+    const Corner a = corner_of(args, view, face, 0), b = corner_of(args, view, face, 1);
+    const Corner c = corner_of(args, view, face, 2);
     const int front = (a.z > args.near) + (b.z > args.near) + (c.z > args.near);
     out[0] = 0, out[1] = front == 0 ? 0 : args.height;
     if (front < 3) return;
@@ -56,7 +58,7 @@ void raster_cover(const RasterArgs& args) {
     });
 }
 
-// W pixels: their faces, and the corners of those as seen from them. Where there is no face stand zeros, and ones for z.
+// W pixels: their faces, and the corners of those as seen from them; where there is no face zeros, and ones for z.
 struct Pixels {
     alignas(64) int64_t face[W];
     Floats x[3], y[3], z[3];

@@ -10,7 +10,7 @@ struct AntialiasArgs {
     const float* points;                   // [views, vertices, 3]: x, y in pixels, depth
     const int32_t *faces, *across;         // [count, 3] both
     uint8_t* outline;                      // [views, count]: bit k, whether the edge across from corner k is one
-    uint8_t* blends;                       // like face: bit 0, whether the pixel and its right neighbour blend; 1, below
+    uint8_t* blends;                       // like face: bit 0, whether a pixel and its right neighbour blend; 1, below
     const int64_t* face;                   // [views, height, width]
     const float *depth, *color;            // like face; [views, height, width, channels]
     float* out;                            // like color, and a copy of it at first
@@ -25,9 +25,10 @@ namespace DF_LEVEL {
 constexpr float ANTIALIAS_SLACK = 1.0f / 256.0f;  // as in ops/antialias.py
 constexpr int ANTIALIAS_FACES = 64;       // as there
 
-// On which side of the line from a to b a point lies on the screen.
+// On which side of the line from a to b a point lies on the screen. What lies behind the camera is seen mirrored.
 DF_BODY float side_of(const float* a, const float* b, const float* point) {
-    return product(b[0] - a[0], point[1] - a[1]) - product(b[1] - a[1], point[0] - a[0]);
+    const float side = product(b[0] - a[0], point[1] - a[1]) - product(b[1] - a[1], point[0] - a[0]);
+    return point[2] < 0.0f ? -side : side;
 }
 
 DF_BODY uint8_t outline_of(const AntialiasArgs& args, int64_t view, int64_t face) {
@@ -40,8 +41,7 @@ DF_BODY uint8_t outline_of(const AntialiasArgs& args, int64_t view, int64_t face
         const int32_t across = args.across[3 * face + k];
         bool is = across < 0;
         if (!is) {
-            const float* other = points + 3 * int64_t(args.faces[across]);
-            const float side = side_of(start, end, other), beyond = other[2] < 0.0f ? -side : side;
+            const float beyond = side_of(start, end, points + 3 * int64_t(args.faces[across]));
             is = side_of(start, end, own) > 0.0f ? beyond >= 0.0f : beyond <= 0.0f;
         }
         mask |= (is && start[2] > 0.0f && end[2] > 0.0f) << k;
@@ -59,14 +59,14 @@ struct Blend {
     int axis;
 };
 
-// The edge by which a line leaves a face: the line where x (of axis 1) or y (of axis 0) is `line`, into direction `step`.
+// The edge by which a line leaves a face: the line where x (axis 1) or y (axis 0) is `line`, into direction `step`.
 struct Exit {
     int corner;   // across from the edge
     float along;  // of the edge
     float place;  // on the line
 };
 
-// Not by the edge across from corner `entered`. False where the line does not meet the face.
+// Not by the edge across from corner `entered`, nor by one that reaches behind the camera. False where there is none.
 DF_BODY bool leave(const AntialiasArgs& args, const float* points, int64_t face, int entered, int axis, float line,
                    float step, Exit& out) {
     const float* at[3];
@@ -75,7 +75,7 @@ DF_BODY bool leave(const AntialiasArgs& args, const float* points, int64_t face,
     for (int k = 0; k < 3; ++k) {
         const float *start = at[(k + 1) % 3], *end = at[(k + 2) % 3];
         const float from = start[1 - axis], to = end[1 - axis];
-        if (k == entered || (from <= line) == (to <= line)) continue;
+        if (k == entered || (from <= line) == (to <= line) || !(start[2] > 0.0f && end[2] > 0.0f)) continue;
         const float along = (line - from) / (to - from), place = start[axis] + product(along, end[axis] - start[axis]);
         if (found && !((place - out.place) * step > 0.0f)) continue;
         out = Exit{k, along, place};
@@ -101,11 +101,10 @@ DF_BODY bool blend_of(const AntialiasArgs& args, int64_t view, int32_t x, int32_
         Exit exit = {};
         if (!leave(args, points, face, entered, axis, line, step, exit)) return false;
         float reach = (exit.place - place) * step;  // 0 at the nearer's centre, 1 at the other's
-        if (!(reach <= 1.0f + ANTIALIAS_SLACK)) return false;
+        if (!(reach >= -ANTIALIAS_SLACK && reach <= 1.0f + ANTIALIAS_SLACK)) return false;
         const int k = exit.corner;
         if (!(args.outline[view * args.count + face] >> k & 1)) {
             const int32_t across = args.across[3 * face + k];
-            if (across < 0) return false;  // a border that reaches behind the camera
             face = across / 3, entered = across % 3;
             continue;
         }
@@ -113,7 +112,7 @@ DF_BODY bool blend_of(const AntialiasArgs& args, int64_t view, int32_t x, int32_
         const float *start = points + 3 * out.start, *end = points + 3 * out.end;
         const float rise = end[1 - axis] - start[1 - axis], run = end[axis] - start[axis];
         const float tall = rise < 0.0f ? -rise : rise, wide = run < 0.0f ? -run : run;
-        if ((axis ? tall <= wide : tall < wide) || reach < -ANTIALIAS_SLACK) return false;
+        if (axis ? tall <= wide : tall < wide) return false;
         const bool inner = reach < 0.5f, ends = reach < 0.0f || reach > 1.0f;
         reach = held(reach, 0.0f, 1.0f);
         out.share = inner ? 0.5f - reach : reach - 0.5f;

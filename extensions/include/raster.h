@@ -70,7 +70,8 @@ struct Rows {
 };
 
 DF_BODY bool drawable(const Corner& one) {
-    return one.x < RASTER_HUGE && one.x > -RASTER_HUGE && one.y < RASTER_HUGE && one.y > -RASTER_HUGE && one.z < RASTER_NEVER;
+    const bool here = one.x < RASTER_HUGE && one.x > -RASTER_HUGE && one.y < RASTER_HUGE && one.y > -RASTER_HUGE;
+    return here && one.z <= RASTER_NEVER;
 }
 
 // Whether there is anything to fill.
@@ -127,7 +128,8 @@ DF_BODY Corner crossing(const Corner& front, const Corner& behind, float near) {
 // Calls draw(a, b, c) for what of a face lies beyond the plane: a triangle, two, or nothing.
 template <class Draw>
 DF_BODY void clip_face(const RasterArgs& args, int64_t view, int64_t face, const Draw& draw) {
-    const Corner p[3] = {corner_of(args, view, face, 0), corner_of(args, view, face, 1), corner_of(args, view, face, 2)};
+    Corner p[3];
+    for (int k = 0; k < 3; ++k) p[k] = corner_of(args, view, face, k);
     const bool front[3] = {p[0].z > args.near, p[1].z > args.near, p[2].z > args.near};
     const int count = front[0] + front[1] + front[2];
     if (count == 3) return draw(p[0], p[1], p[2]);
@@ -184,7 +186,8 @@ DF_BODY void place_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], Weights
 
 // How the weights change to the right and downwards.
 template <class F>
-DF_BODY void slopes_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const Weights<F>& at, F (&dx)[3], F (&dy)[3]) {
+DF_BODY void slopes_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const Weights<F>& at, F (&dx)[3],
+                       F (&dy)[3]) {
     F right{}, down{};
     for (int k = 0; k < 3; ++k) {
         const int after = (k + 1) % 3, before = (k + 2) % 3;
@@ -200,7 +203,8 @@ DF_BODY void slopes_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const 
 
 // The gradient by the corners' x, y, depth: grad[3 k + axis]. to_bary, to_depth: of the loss.
 template <class F>
-DF_BODY void pull_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const F (&to_bary)[3], F to_depth, F (&grad)[9]) {
+DF_BODY void pull_on(const F (&x)[3], const F (&y)[3], const F (&z)[3], const F (&to_bary)[3], F to_depth,
+                     F (&grad)[9]) {
     Weights<F> at;
     place_on(x, y, z, at);
     F pull[3], mean{};
@@ -242,7 +246,8 @@ DF_BODY void interpolate_point(const InterpolateArgs& args, int64_t set, int64_t
 }
 
 DF_BODY void pull_bary(const InterpolateArgs& args, int64_t set, int64_t point) {
-    const float *pull = args.pull + point * args.channels, *attributes = args.attributes + set * args.vertices * args.channels;
+    const float* pull = args.pull + point * args.channels;
+    const float* attributes = args.attributes + set * args.vertices * args.channels;
     for (int k = 0; k < 3; ++k) args.grad_bary[3 * point + k] = 0.0f;
     for_corners(args, point, [&](int k, int64_t row) {
         float sum = 0.0f;

@@ -58,9 +58,10 @@ DF_BODY void for_texels(const TextureArgs& args, int64_t point, const Each& each
             continue;
         }
         const float right = part * float(width), down = part * float(height);
-        each(top + x.low, part * (1.0f - x.share) * (1.0f - y.share), -right * (1.0f - y.share), -down * (1.0f - x.share));
-        each(top + x.high, part * x.share * (1.0f - y.share), right * (1.0f - y.share), -down * x.share);
-        each(bottom + x.low, part * (1.0f - x.share) * y.share, -right * y.share, down * (1.0f - x.share));
+        const float left_share = 1.0f - x.share, upper_share = 1.0f - y.share;
+        each(top + x.low, part * left_share * upper_share, -right * upper_share, -down * left_share);
+        each(top + x.high, part * x.share * upper_share, right * upper_share, -down * x.share);
+        each(bottom + x.low, part * left_share * y.share, -right * y.share, down * left_share);
         each(bottom + x.high, part * x.share * y.share, right * y.share, down * x.share);
     }
 }
