@@ -78,7 +78,8 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _run(name: str, like: Tensor, grid: tuple[int, int], args: ctypes.Structure, level: native.Level) -> None:
-    call("splat", name, like, args, grid, level)
+    whole = isinstance(args, BinArgs | BlendArgs)
+    call("splat" if whole else "splat_project", name, like, args, grid, level)
 
 
 def project_native(

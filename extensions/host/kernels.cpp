@@ -4,3 +4,5 @@
 #include "../cuda/march.cu"
 #include "../cuda/mlp.cu"
 #include "../cuda/selftest.cu"
+#include "../cuda/splat.cu"
+#include "../cuda/splat_project.cu"

@@ -42,6 +42,7 @@ struct Warp {
     Barrier barrier;
     uint32_t size;
     uint64_t slot[WARP] = {};
+    uint32_t votes = 0;
 };
 
 struct Block {
@@ -57,6 +58,7 @@ struct Block {
         return memory.get();
     }
     Barrier barrier;
+    uint32_t votes = 0;
     std::vector<std::unique_ptr<Warp>> warps;
 
    private:
@@ -98,6 +100,23 @@ T shuffle_down(T value, uint32_t by) {
     warp.barrier.wait();
     return answer;
 }
+
+// Whether some thread said so; all wait, for the others' votes, until they are read, and until they are forgotten.
+inline bool vote(Barrier& barrier, uint32_t& votes, bool here) {
+    if (here) __atomic_fetch_add(&votes, 1, __ATOMIC_RELAXED);
+    barrier.wait();
+    const bool some = __atomic_load_n(&votes, __ATOMIC_RELAXED) > 0;
+    barrier.wait();
+    __atomic_store_n(&votes, 0, __ATOMIC_RELAXED);
+    barrier.wait();
+    return some;
+}
+
+inline bool any_in_warp(bool said) {
+    Warp& warp = *here.block->warps[here.thread / WARP];
+    return vote(warp.barrier, warp.votes, said);
+}
+inline bool any_in_block(bool said) { return vote(here.block->barrier, here.block->votes, said); }
 
 // Blocks one after another, the threads of a block at once.
 template <class Args>

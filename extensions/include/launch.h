@@ -1,4 +1,4 @@
-// What a CUDA kernel is written with: threads, blocks, barriers, shuffles, shared memory, atomic sums. NVRTC turns it
+// What a CUDA kernel is written with: threads, blocks, barriers, shuffles, votes, shared memory, atomic sums. NVRTC turns it
 // into CUDA. For the host build (DF_HOST_CUDA) every thread of a block is a thread of the system, so that tests run a
 // kernel's logic without a GPU, and the thread sanitizer sees its races.
 #pragma once
@@ -25,6 +25,10 @@ DF_BODY T shuffle_down(T value, uint32_t by) {
     return __shfl_down_sync(0xffffffffu, value, by);
 }
 
+// Whether some thread of the warp, or of the block, says so; all must ask. That of the block is a barrier too.
+DF_BODY bool any_in_warp(bool here) { return __any_sync(0xffffffffu, here); }
+DF_BODY bool any_in_block(bool here) { return __syncthreads_or(here); }
+
 }  // namespace DF_LEVEL
 }  // namespace dreamforge
 
@@ -37,6 +41,20 @@ namespace DF_LEVEL {
 
 // The thread's number among all threads of a row of blocks.
 DF_BODY int64_t thread_in_row() { return int64_t(block_x()) * block_size() + thread_in_block(); }
+
+// In the first thread of a warp, the sum over its threads; every thread of the warp must ask.
+DF_BODY float sum_in_warp(float value) {
+    for (uint32_t by = 16; by > 0; by /= 2) value += shuffle_down(value, by);
+    return value;
+}
+
+DF_BODY bool first_in_warp() { return thread_in_block() % 32 == 0; }
+
+// `to` plus the sum over the threads of a warp, all of which must ask.
+DF_BODY void add_from_warp(float* to, float value) {
+    const float sum = sum_in_warp(value);
+    if (first_in_warp()) add_atomically(to, sum);
+}
 
 }  // namespace DF_LEVEL
 }  // namespace dreamforge
