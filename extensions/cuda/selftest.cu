@@ -32,7 +32,7 @@ namespace dreamforge {
 struct VoteArgs {
     const int32_t* numbers;       // [blocks, threads]
     int32_t *of_warp, *of_block;  // like numbers: whether one of the warp's, of the block's is above 0
-    float* sums;                  // [blocks]
+    float *sums, *many;           // [blocks]; [blocks * threads], of 16 multiples of the number over each warp
 };
 }  // namespace dreamforge
 
@@ -42,5 +42,9 @@ DF_KERNEL(selftest_vote, VoteArgs) {
         args.of_warp[thread_in_row()] = any_in_warp(times < 2 ? !here : here);
         args.of_block[thread_in_row()] = any_in_block(times < 2 ? !here : here);
     }
-    add_from_warp(args.sums + block_x(), float(args.numbers[thread_in_row()]));
+    const float number = float(args.numbers[thread_in_row()]);
+    add_from_warp(args.sums + block_x(), number);
+    float multiples[16];
+    for (int k = 0; k < 16; ++k) multiples[k] = float(k) * number;
+    args.many[thread_in_row()] = sums_in_warp(multiples);
 }

@@ -48,6 +48,17 @@ DF_BODY Spot spot_of(const SplatBlendArgs& args) {
     return spot;
 }
 
+constexpr int GRADIENTS = SPLAT_MOMENTS;  // of a splat beside its channels
+
+// Where a splat's gradient number k is summed up: place, conic, opacity, absolute by the place, channels.
+DF_BODY float* gradient_of(const SplatBlendArgs& args, int64_t id, int k) {
+    if (k < 2) return args.grad_means2d + 2 * id + k;
+    if (k < 5) return args.grad_conics + 3 * id + k - 2;
+    if (k < 6) return args.grad_opacities + id;
+    if (k < 8) return args.absgrad ? args.absgrad + 2 * id + k - 6 : nullptr;
+    return k - 8 < KEPT && k - 8 < args.channels ? args.grad_colors + id * args.channels + k - 8 : nullptr;
+}
+
 }  // namespace DF_LEVEL
 }  // namespace dreamforge
 
@@ -155,25 +166,16 @@ DF_KERNEL(splat_blend_backward, SplatBlendArgs) {
                 if (full < args.max_alpha) h = weight * along - pull * (alpha * inverse);
                 pull += weight * along;
             }
-            const float hx = h * dx, hy = h * dy;
-            float sum[6] = {h, hx, hy, hx * dx, hx * dy, hy * dy};
-            for (int k = 0; k < 6; ++k) sum[k] = sum_in_warp(sum[k]);
-            if (first_in_warp()) {
-                float to_mean[2], to_conic[3], to_opacity;
-                conic_gradient(sum, conic, splat.opacity, to_mean, to_conic, &to_opacity);
-                for (int k = 0; k < 2; ++k) add_atomically(args.grad_means2d + 2 * id + k, to_mean[k]);
-                for (int k = 0; k < 3; ++k) add_atomically(args.grad_conics + 3 * id + k, to_conic[k]);
-                add_atomically(args.grad_opacities + id, to_opacity);
-            }
-            for (int k = 0; k < KEPT; ++k)
-                if (k < args.channels) add_from_warp(args.grad_colors + id * args.channels + k, weight * few[k]);
+            const float hx = h * dx, hy = h * dy, zero = 0.0f;
+            const float ax = conic[0] * hx + conic[1] * hy, ay = conic[1] * hx + conic[2] * hy;
+            const float sums[2 * GRADIENTS] = {
+                ax, ay, -0.5f * hx * dx, -hx * dy, -0.5f * hy * dy, h / splat.opacity,
+                ax < zero ? -ax : ax, ay < zero ? -ay : ay, weight * few[0], weight * few[1], weight * few[2], weight * few[3]};
+            const float sum = sums_in_warp(sums);
+            float* const to = thread_in_block() % 2 == 0 ? gradient_of(args, id, thread_in_block() % 32 / 2) : nullptr;
+            if (to) add_atomically(to, sum);
             for (int k = KEPT; k < args.channels; ++k)
-                add_from_warp(args.grad_colors + id * args.channels + k, here ? weight * grad[k] : 0.0f);
-            if (args.absgrad) {
-                const float ax = conic[0] * hx + conic[1] * hy, ay = conic[1] * hx + conic[2] * hy;
-                add_from_warp(args.absgrad + 2 * id, ax < 0.0f ? -ax : ax);
-                add_from_warp(args.absgrad + 2 * id + 1, ay < 0.0f ? -ay : ay);
-            }
+                add_from_warp(args.grad_colors + id * args.channels + k, here ? weight * grad[k] : zero);
         }
     }
 }

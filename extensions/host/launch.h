@@ -88,18 +88,24 @@ inline void add_atomically(float* to, float value) {
     } while (!__atomic_compare_exchange_n((uint32_t*)to, &before, after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 
+// What thread `from` of the warp has; one beyond its end, what the thread itself has.
 template <class T>
-T shuffle_down(T value, uint32_t by) {
+T shuffle(T value, uint32_t from) {
     static_assert(sizeof(T) <= 8, "one register");
     Warp& warp = *here.block->warps[here.thread / WARP];
     uint32_t lane = here.thread % WARP;
     std::memcpy(&warp.slot[lane], &value, sizeof(T));
     warp.barrier.wait();
     T answer;
-    std::memcpy(&answer, &warp.slot[lane + by < warp.size ? lane + by : lane], sizeof(T));
+    std::memcpy(&answer, &warp.slot[from < warp.size ? from : lane], sizeof(T));
     warp.barrier.wait();
     return answer;
 }
+
+template <class T>
+T shuffle_down(T value, uint32_t by) { return shuffle(value, here.thread % WARP + by); }
+template <class T>
+T shuffle_across(T value, uint32_t by) { return shuffle(value, here.thread % WARP ^ by); }
 
 // Whether some thread said so; all wait, for the others' votes, until they are read, and until they are forgotten.
 inline bool vote(Barrier& barrier, uint32_t& votes, bool here) {
