@@ -95,7 +95,8 @@ def project_reference(
 def _usable(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor) -> Tensor:
     """Whether all numbers of a Gaussian are finite, and its quaternion is a rotation."""
     finite = [one.isfinite().all(1) for one in (means, quats, scales, opacities[:, None])]
-    return torch.stack(finite).all(0) & (quats.norm(dim=1) > 1e-12)
+    length = quats.norm(dim=1)
+    return torch.stack(finite).all(0) & (length > 1e-12) & (length < 1e18)
 
 
 def _pairs(
