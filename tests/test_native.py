@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamforge.doctor import examine
-from dreamforge.ops import adam, backends, cuda, dispatch, hashgrid, march, mlp, native, peers
+from dreamforge.ops import adam, backends, cuda, dispatch, hashgrid, march, mlp, native, peers, splat_native
 from dreamforge.ops.dispatch import OPS, choose
 from dreamforge.ops.hashgrid import HashGrid, agrees, encode, encode_reference
 from dreamforge.types import DreamforgeError
@@ -67,7 +67,7 @@ def test_wrong_backends_are_told(core: None) -> None:
     assert encode(x, table, grid).shape == (5, 3)
     with pytest.raises(DreamforgeError, match="no hashgrid for these types and sizes"):
         encode(x, table, grid, backend="native")
-    with pytest.raises(DreamforgeError, match="'cupy' was given, but one of auto, torch, native, nerfacc, tinycudann"):
+    with pytest.raises(DreamforgeError, match="'cupy' was given, but one of auto, torch, native, nerfacc, tinycudann, gsplat"):
         encode(x, table, grid, backend="cupy")
 
 
@@ -109,6 +109,10 @@ def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.Mon
         ("march_fill", march.MarchArgs),
         ("march_render", march.RenderArgs),
         ("mlp_backward", mlp.MlpArgs),
+        ("splat_bin", splat_native.BinArgs),
+        ("splat_blend", splat_native.BlendArgs),
+        ("splat_harmonics", splat_native.HarmonicsArgs),
+        ("splat_project", splat_native.ProjectArgs),
     ],
 )
 def test_arguments_are_laid_out_as_in_the_core(name: str, args: type[ctypes.Structure], core: None) -> None:

@@ -200,9 +200,7 @@ def test_every_shape_of_gaussian(kind: str, level: int) -> None:
     exact = answers(given, torch.float64, backend="torch")
     ours = answers(given, torch.float32, backend="native", level=level)
     # a conic of float32 knows the direction of a long line less well than its place
-    rtol = 3e-2 if kind == "lines" else 2e-3
-    torch.testing.assert_close(ours["rendered"].double(), exact["rendered"], rtol=rtol, atol=rtol * 1e-1)
-    assert_close(ours, exact, rtol, whole=rtol)
+    assert_close(ours, exact, **({"rtol": 2e-3, "whole": 3e-4} if kind == "lines" else {}))
 
 
 @at_every_level
@@ -275,12 +273,12 @@ def test_nothing_to_see(count: int, backend: dispatch.Backend) -> None:
 
 
 @both
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
-@pytest.mark.parametrize("which", ["means", "quats", "scales", "opacities"])
+@pytest.mark.parametrize(
+    ("which", "bad"),
+    [(name, bad) for name in NAMES[:4] for bad in (math.nan, math.inf, -math.inf, 1e30) if (name, bad) != (NAMES[3], 1e30)],
+)
 def test_gaussians_that_are_no_numbers_are_left_out(which: str, bad: float, backend: dispatch.Backend) -> None:
     """As if they were not there; their gradients are zero, those of the others what they are without them."""
-    if bad == 1e30 and which == "opacities":
-        pytest.skip("a number")
     good = scene(30, 24, 20, views=2)
     given = good | {name: good[name].clone() for name in NAMES}
     given[which][::3] = bad
@@ -306,7 +304,7 @@ def test_limits_of_single_numbers(backend: dispatch.Backend) -> None:
     assert alpha(scales=torch.zeros(1, 3)) == pytest.approx(0.8), "a point, blurred"
     assert alpha(scales=torch.zeros(1, 3), eps2d=0.0) == 0, "a point"
     assert alpha(scales=torch.zeros(1, 3), rasterize_mode="antialiased") == 0
-    assert alpha(scales=torch.zeros(1, 3), rasterize_mode="antialiased", rules=GSPLAT_1_6) == pytest.approx(0.004)
+    assert alpha(scales=torch.zeros(1, 3), rasterize_mode="antialiased", rules=GSPLAT_1_6) == pytest.approx(0.004, 1e-5)
     assert alpha(opacities=torch.zeros(1)) == 0 and alpha(opacities=torch.ones(1)) == pytest.approx(0.999)
     assert alpha(opacities=torch.tensor([0.0039])) == 0 and alpha(opacities=torch.tensor([0.004])) > 0
     assert alpha(means=torch.tensor([[0.0, 0, 0.005]])) == 0 and alpha(near_plane=2.001) == 0
