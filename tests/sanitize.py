@@ -19,7 +19,13 @@ FLAGS = {
     "thread": "-fsanitize=thread -g",
 }
 LIBRARIES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
-CORE = ["tests/test_adam.py", "tests/test_hashgrid.py", "tests/test_march.py", "tests/test_mlp.py", "tests/test_splat.py"]
+CORE = [
+    "tests/test_adam.py",
+    "tests/test_hashgrid.py",
+    "tests/test_march.py",
+    "tests/test_mlp.py",
+    "tests/test_splat.py",
+]
 TESTS = {"address": [*CORE, "tests/test_cuda_kernels.py"], "thread": ["tests/test_cuda_kernels.py"]}
 
 

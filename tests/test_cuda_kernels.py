@@ -173,9 +173,11 @@ def test_sparse_adams_logic_is_that_of_the_cpu(features: int, on_host: None) -> 
 
 
 def splats(level: Level, count: int, size: tuple[int, int], **more: Any) -> dict[str, Tensor]:
-    options = {name: more.pop(name) for name in ("sh_degree", "rasterize_mode", "packed", "render_mode") if name in more}
+    options = {
+        name: more.pop(name) for name in ("sh_degree", "rasterize_mode", "packed", "render_mode") if name in more
+    }
     given = scene(count, *size, **more)
-    given["scales"] *= 0.5
+    given["scales"] *= 0.4
     return splat_answers(given, torch.float32, backend="native", level=level, **options)
 
 
@@ -194,20 +196,18 @@ def test_the_splats_logic_is_that_of_the_cpu(
     ours, theirs = (splats(level, count, size, **more) for level in ("cuda", None))
     for name, wanted in theirs.items():
         atol = 2e-5 * float(wanted.abs().max())
-        torch.testing.assert_close(ours[name], wanted, rtol=2e-4, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours[name], wanted, rtol=2e-4, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_a_tile_with_more_splats_than_threads(on_host: None) -> None:
-    """Two batches through shared memory; forward only, with a wall in the first that ends some pixels."""
-    given = scene(400, 8, 8, views=1)
-    given["scales"][:] = 0.2
-    given["opacities"][:] *= 0.3
+    """Two batches through shared memory, both ways, with walls in the first that end some pixels."""
+    given = scene(300, 6, 6, views=1)
+    given["means"][:, :2] *= 0.4
+    given["scales"] = 0.03 + 0.04 * torch.rand(300, 3, generator=torch.Generator().manual_seed(1))
     given["opacities"][::40] = 1.0
-    found = []
-    for level in ("cuda", None):
-        with torch.no_grad():
-            rendered, alphas, meta = rasterization(**given, backend="native", level=level)
-        found.append([rendered, alphas, meta["flatten_ids"], meta["isect_offsets"]])
-    assert len(found[0][2]) > 256
-    for ours, other in zip(*found, strict=True):
-        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
+    found = [splat_answers(given, torch.float32, backend="native", level=level) for level in ("cuda", None)]
+    assert (rasterization(**given)[2]["tiles_per_gauss"] > 0).sum() > 256
+    for name, wanted in found[1].items():
+        torch.testing.assert_close(found[0][name], wanted, rtol=2e-4, atol=2e-5 * float(wanted.abs().max()))

@@ -24,6 +24,7 @@ LAYERS = (
     "forecast",
     "finish",
     "runs",
+    "bench_splat",
     "api bench bench_kernels doctor compare reproduce",
     "commands",
     "cli",

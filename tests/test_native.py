@@ -67,7 +67,9 @@ def test_wrong_backends_are_told(core: None) -> None:
     assert encode(x, table, grid).shape == (5, 3)
     with pytest.raises(DreamforgeError, match="no hashgrid for these types and sizes"):
         encode(x, table, grid, backend="native")
-    with pytest.raises(DreamforgeError, match="'cupy' was given, but one of auto, torch, native, nerfacc, tinycudann, gsplat"):
+    with pytest.raises(
+        DreamforgeError, match="'cupy' was given, but one of auto, torch, native, nerfacc, tinycudann, gsplat"
+    ):
         encode(x, table, grid, backend="cupy")
 
 

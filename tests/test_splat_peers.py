@@ -73,7 +73,12 @@ def test_tiles_are_gsplats(theirs: Any) -> None:
     _, _, meta = rasterization(**given, backend="native")
     tiles, keys, ids = theirs._isect_tiles(meta["means2d"], meta["radii"], meta["depths"], 16, 5, 4)
     offsets = theirs._isect_offset_encode(keys, 2, 5, 4)
-    for name, other in (("tiles_per_gauss", tiles), ("isect_ids", keys), ("flatten_ids", ids), ("isect_offsets", offsets)):
+    for name, other in (
+        ("tiles_per_gauss", tiles),
+        ("isect_ids", keys),
+        ("flatten_ids", ids),
+        ("isect_offsets", offsets),
+    ):
         assert torch.equal(meta[name], other), name
 
 
@@ -90,7 +95,9 @@ def test_harmonics_are_gsplats(degree: int, theirs: Any) -> None:
     torch.testing.assert_close(ours, other)
     wanted = [means, eyes, coefficients]
     for one, two in zip(
-        torch.autograd.grad(ours, wanted, pull), torch.autograd.grad(other, wanted, pull, allow_unused=True), strict=True
+        torch.autograd.grad(ours, wanted, pull),
+        torch.autograd.grad(other, wanted, pull, allow_unused=True),
+        strict=True,
     ):
         torch.testing.assert_close(one, torch.zeros_like(one) if two is None else two, rtol=1e-4, atol=1e-5)
 
@@ -169,6 +176,11 @@ def test_pictures_and_gradients_are_gsplats(theirs: Any, monkeypatch: pytest.Mon
     torch.testing.assert_close(alphas, own[1], rtol=1e-4, atol=1e-5)
     pulls = [torch.randn(one.shape, generator=torch.Generator().manual_seed(3)) for one in own]
     for name, one, two in zip(
-        NAMES, torch.autograd.grad([rendered, alphas], tensors, pulls), torch.autograd.grad(own, tensors, pulls), strict=True
+        NAMES,
+        torch.autograd.grad([rendered, alphas], tensors, pulls),
+        torch.autograd.grad(own, tensors, pulls),
+        strict=True,
     ):
-        torch.testing.assert_close(one, two, rtol=2e-3, atol=2e-4 * float(two.abs().max()), msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            one, two, rtol=2e-3, atol=2e-4 * float(two.abs().max()), msg=lambda m, n=name: f"{n}: {m}"
+        )

@@ -21,8 +21,8 @@ class Rules:
     ``max_alpha``: what a splat covers of a pixel at most. ``min_alpha``: it counts from there on. ``stop``: a pixel is
     done before the splat that would leave it this share of the light or less. ``extent``: half the size of a splat's
     box in standard deviations, at most; with ``opacity_extent`` it ends where alpha falls below ``min_alpha``.
-    ``compensation_floor``: of det / det of the blurred, in antialiased mode. ``frustum_margin``: by how much of the half
-    field of view beyond the image's border the slope of the projection still follows a Gaussian.
+    ``compensation_floor``: of det / det of the blurred, in antialiased mode. ``frustum_margin``: by how much of half
+    the field of view beyond the image's border the slope of the projection still follows a Gaussian.
     """
 
     max_alpha: float = 0.999
@@ -56,9 +56,10 @@ class View:
 class Bins:
     """The Gaussians of each tile, near ones first: ``ids[offsets[image, tile] : next offset]``, int32.
 
-    Gaussians of all images stand one after another; ``tiles [M]`` int32 says how many tiles each touches, ``places [M]``
-    int64 how many those before it do. ``keys`` int64: image, tile and the depth's bits of each entry of ``ids``;
-    ``slots`` int32: its number in the order of Gaussians and then tiles, where the core on a CPU keeps its gradient.
+    Gaussians of all images stand one after another; ``tiles [M]`` int32 says how many tiles each touches,
+    ``places [M]`` int64 how many those before it do. ``keys`` int64: image, tile and the depth's bits of each entry of
+    ``ids``; ``slots`` int32: its number in the order of Gaussians and then tiles, where the core on a CPU keeps its
+    gradient.
     """
 
     tiles: Tensor
@@ -72,14 +73,15 @@ class Bins:
 def project_reference(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor, view: View
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``[N,3]``, ``[N,4]``, ``[N,3]``, ``[N]``, ``[C,4,4]``, ``[C,3,3]`` -> radii int32 ``[C,N,2]``, means2d ``[C,N,2]``,
-    depths ``[C,N]``, conics ``[C,N,3]``, compensations ``[C,N]`` (ones unless antialiased); zeros where not seen.
+    """``[N,3]``, ``[N,4]``, ``[N,3]``, ``[N]``, ``[C,4,4]``, ``[C,3,3]`` -> radii int32 ``[C,N,2]``, means2d
+    ``[C,N,2]``, depths ``[C,N]``, conics ``[C,N,3]``, compensations ``[C,N]``; zeros where not seen.
 
     What is not seen takes no part in the computation with gradients, so its numbers may be anything.
     """
     shape = (len(viewmats), len(means))
     camera, gaussian = (
-        index.flatten() for index in torch.meshgrid(*(torch.arange(n, device=means.device) for n in shape), indexing="ij")
+        index.flatten()
+        for index in torch.meshgrid(*(torch.arange(n, device=means.device) for n in shape), indexing="ij")
     )
     given = (means, quats, scales, opacities, viewmats, Ks)
     with torch.no_grad():
@@ -95,8 +97,9 @@ def project_reference(
 def _usable(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor) -> Tensor:
     """Whether all numbers of a Gaussian are finite, and its quaternion is a rotation."""
     finite = [one.isfinite().all(1) for one in (means, quats, scales, opacities[:, None])]
-    length = quats.norm(dim=1)
-    return torch.stack(finite).all(0) & (length > 1e-12) & (length < 1e18)
+    length: Tensor = quats.norm(dim=1)
+    usable: Tensor = torch.stack(finite).all(0) & (length > 1e-12) & (length < 1e18)
+    return usable
 
 
 def _pairs(
@@ -138,7 +141,13 @@ def _pairs(
 
 
 def _radii(
-    means2d: Tensor, depths: Tensor, conics: Tensor, compensations: Tensor, blurred: Tensor, opacities: Tensor, view: View
+    means2d: Tensor,
+    depths: Tensor,
+    conics: Tensor,
+    compensations: Tensor,
+    blurred: Tensor,
+    opacities: Tensor,
+    view: View,
 ) -> Tensor:
     """Half the size of each box in whole pixels, int32 ``[P,2]``; zeros for what is not seen."""
     rules, most = view.rules, 3e38
@@ -182,7 +191,11 @@ def harmonic_bases(degree: int, directions: Tensor) -> Tensor:
     if degree > 0:
         bases += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
     if degree > 1:
-        bases += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.9461746957575601 * z * z - 0.31539156525252]
+        bases += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.9461746957575601 * z * z - 0.31539156525252,
+        ]
         bases += [-1.0925484305920792 * x * z, 0.5462742152960396 * (x * x - y * y)]
     if degree > 2:
         bases += [-0.5900435899266435 * y * (3 * x * x - y * y), 2.890611442640554 * x * y * z]
@@ -240,7 +253,9 @@ def blend_reference(
     for tile in range(images * down * across):
         corner = means2d.new_tensor([tile % across * TILE, tile // across % down * TILE])
         ids = bins.ids[limits[tile] : limits[tile + 1]].long()
-        rows.append(_tile(torch.stack([x, y], 2).view(-1, 2) + corner, ids, *flat, view.rules, means2d if absgrad else None))
+        rows.append(
+            _tile(torch.stack([x, y], 2).view(-1, 2) + corner, ids, *flat, view.rules, means2d if absgrad else None)
+        )
     out = torch.stack(rows).view(images, down, across, TILE, TILE, -1).transpose(2, 3)
     out = out.reshape(images, down * TILE, across * TILE, -1)[:, : view.height, : view.width]
     rendered, alphas = out[..., :-1], out[..., -1:]

@@ -41,8 +41,8 @@ struct Warp {
     explicit Warp(uint32_t size) : barrier(size), size(size) {}
     Barrier barrier;
     uint32_t size;
-    uint64_t slot[WARP] = {};
-    uint32_t votes = 0;
+    uint64_t slot[2][WARP] = {};
+    uint32_t votes[3] = {};
 };
 
 struct Block {
@@ -58,7 +58,7 @@ struct Block {
         return memory.get();
     }
     Barrier barrier;
-    uint32_t votes = 0;
+    uint32_t votes[3] = {};
     std::vector<std::unique_ptr<Warp>> warps;
 
    private:
@@ -69,6 +69,7 @@ struct Block {
 struct Place {
     uint32_t thread, size, x, y;
     Block* block;
+    uint32_t shuffles = 0, warp_votes = 0, block_votes = 0;  // so far
 };
 inline thread_local Place here;
 
@@ -88,17 +89,18 @@ inline void add_atomically(float* to, float value) {
     } while (!__atomic_compare_exchange_n((uint32_t*)to, &before, after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 
-// What thread `from` of the warp has; one beyond its end, what the thread itself has.
+// What thread `from` of the warp has; one beyond its end, what the thread itself has. Rows of slots in turn: whoever
+// writes one again has met all who read it at the shuffle between.
 template <class T>
 T shuffle(T value, uint32_t from) {
     static_assert(sizeof(T) <= 8, "one register");
     Warp& warp = *here.block->warps[here.thread / WARP];
     uint32_t lane = here.thread % WARP;
-    std::memcpy(&warp.slot[lane], &value, sizeof(T));
+    uint64_t* slot = warp.slot[here.shuffles++ % 2];
+    std::memcpy(&slot[lane], &value, sizeof(T));
     warp.barrier.wait();
     T answer;
-    std::memcpy(&answer, &warp.slot[from < warp.size ? from : lane], sizeof(T));
-    warp.barrier.wait();
+    std::memcpy(&answer, &slot[from < warp.size ? from : lane], sizeof(T));
     return answer;
 }
 
@@ -107,22 +109,22 @@ T shuffle_down(T value, uint32_t by) { return shuffle(value, here.thread % WARP 
 template <class T>
 T shuffle_across(T value, uint32_t by) { return shuffle(value, here.thread % WARP ^ by); }
 
-// Whether some thread said so; all wait, for the others' votes, until they are read, and until they are forgotten.
-inline bool vote(Barrier& barrier, uint32_t& votes, bool here) {
-    if (here) __atomic_fetch_add(&votes, 1, __ATOMIC_RELAXED);
+// Whether some thread said so in this round. Who comes out of it clears the votes of the round after the next: those of
+// the round before, which all have read.
+inline bool vote(Barrier& barrier, uint32_t (&votes)[3], uint32_t round, bool said) {
+    if (said) __atomic_store_n(&votes[round % 3], 1, __ATOMIC_RELAXED);
     barrier.wait();
-    const bool some = __atomic_load_n(&votes, __ATOMIC_RELAXED) > 0;
-    barrier.wait();
-    __atomic_store_n(&votes, 0, __ATOMIC_RELAXED);
-    barrier.wait();
-    return some;
+    __atomic_store_n(&votes[(round + 2) % 3], 0, __ATOMIC_RELAXED);
+    return __atomic_load_n(&votes[round % 3], __ATOMIC_RELAXED);
 }
 
 inline bool any_in_warp(bool said) {
     Warp& warp = *here.block->warps[here.thread / WARP];
-    return vote(warp.barrier, warp.votes, said);
+    return vote(warp.barrier, warp.votes, here.warp_votes++, said);
 }
-inline bool any_in_block(bool said) { return vote(here.block->barrier, here.block->votes, said); }
+inline bool any_in_block(bool said) {
+    return vote(here.block->barrier, here.block->votes, here.block_votes++, said);
+}
 
 // Blocks one after another, the threads of a block at once.
 template <class Args>
