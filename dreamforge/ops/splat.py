@@ -71,8 +71,9 @@ def rasterization(
     X: D colours (RGB), the sum of weights times depth (D), that sum by alpha (ED), or colours and then one of these.
     Gaussians are left out behind ``near_plane`` (> 0) or beyond ``far_plane``, and where both radii are at most
     ``radius_clip`` pixels; ``eps2d`` pixels squared are added to the variance of each picture, for which "antialiased"
-    makes up in opacity. ``packed``: the meta dictionary has the seen pairs of a camera and a Gaussian only, with
-    ``camera_ids`` and ``gaussian_ids``. ``rules``: the constants of a version of gsplat; ``level``: for tests.
+    makes up in opacity. ``packed`` (gsplat's default): the meta dictionary has the seen pairs of a camera and a
+    Gaussian only, with ``camera_ids`` and ``gaussian_ids``. ``rules``: the constants of a version of gsplat, which
+    brings its own as a backend; ``level``: for tests.
 
     Gradients, once, to all tensors but Ks; none through a limit (the greatest alpha, the frustum of the projection's
     slope, black). ``meta["means2d"]`` takes ``retain_grad()``; with ``absgrad`` it has after the backward pass the sum
@@ -217,7 +218,7 @@ def _check(
         raise DreamforgeError(
             f"{rules} was given, but 0 < min_alpha < max_alpha < 1, 0 < stop < 1, extent > 0 are expected."
         )
-    if count * cameras >= 2**31 // 3:
+    if count * cameras >= 2**31 // 8:
         raise DreamforgeError(f"{count} Gaussians and {cameras} cameras were given: render fewer cameras at once.")
 
 

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from dreamforge.ops import cuda, native
 from dreamforge.ops.dispatch import call
 from dreamforge.ops.splat_reference import TILE, Bins, View
+from dreamforge.types import DreamforgeError
 
 CHANNELS = 512  # that the core has room for; this and the numbers below as in extensions/include/splat.h
 MOMENTS = 8
@@ -220,6 +221,11 @@ def bins_native(
     _run("splat_count", means2d, grid, args(None, tiles), level)
     ends = tiles.cumsum(0)
     places, total = ends - tiles, int(ends[-1]) if count else 0
+    if total >= 2**31:
+        raise DreamforgeError(
+            f"The Gaussians touch {total} tiles, but fewer than 2^31 are expected: they are too large for the picture, "
+            "or render fewer cameras at once."
+        )
     ids = torch.empty(total, dtype=torch.int32, device=device)
     offsets = torch.empty(images, down, across, dtype=torch.int32, device=device)
     keys = torch.empty(total, dtype=torch.int64, device=device)
