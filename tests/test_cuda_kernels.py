@@ -1,6 +1,7 @@
 """CUDA kernels without a GPU: NVRTC compiles them for every architecture, and the host build runs their logic."""
 
 import ctypes
+import math
 import os
 import shutil
 import subprocess
@@ -178,6 +179,7 @@ def splats(level: Level, count: int, size: tuple[int, int], **more: Any) -> dict
     }
     given = scene(count, *size, **more)
     given["scales"] *= 0.4
+    given["means"][5, 1] = math.nan
     return splat_answers(given, torch.float32, backend="native", level=level, **options)
 
 
@@ -202,11 +204,13 @@ def test_the_splats_logic_is_that_of_the_cpu(
 
 
 def test_a_tile_with_more_splats_than_threads(on_host: None) -> None:
-    """Two batches through shared memory, both ways, with walls in the first that end some pixels."""
+    """Two batches through shared memory, both ways; walls in either end some pixels."""
     given = scene(300, 6, 6, views=1)
     given["means"][:, :2] *= 0.4
     given["scales"] = 0.03 + 0.04 * torch.rand(300, 3, generator=torch.Generator().manual_seed(1))
-    given["opacities"][::40] = 1.0
+    order = rasterization(**given)[2]["depths"].flatten().argsort()
+    given["opacities"] = 0.01 + 0.02 * given["opacities"]
+    given["opacities"][order[[20, 22, 24]]] = given["opacities"][order[-30:]] = 1.0
     found = [splat_answers(given, torch.float32, backend="native", level=level) for level in ("cuda", None)]
     assert (rasterization(**given)[2]["tiles_per_gauss"] > 0).sum() > 256
     for name, wanted in found[1].items():

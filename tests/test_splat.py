@@ -308,7 +308,8 @@ def test_limits_of_single_numbers(backend: dispatch.Backend) -> None:
         given = one(0.025, 0.025) | more  # in the middle of a pixel
         return float(rasterization(**given, backend=backend)[1].max())
 
-    assert alpha(quats=torch.zeros(1, 4)) == 0, "no rotation"
+    assert alpha(quats=torch.zeros(1, 4)) == alpha(quats=torch.full((1, 4), 4e-13)) == 0, "no rotation"
+    assert alpha(quats=torch.full((1, 4), 1e-11)) == alpha(quats=torch.full((1, 4), 1e17)) > 0
     assert alpha(scales=torch.zeros(1, 3)) == pytest.approx(0.8), "a point, blurred"
     assert alpha(scales=torch.zeros(1, 3), eps2d=0.0) == 0, "a point"
     assert alpha(scales=torch.zeros(1, 3), rasterize_mode="antialiased") == 0

@@ -80,10 +80,11 @@ def rasterization(
     of |gradient| over pixels as the attribute ``absgrad``. Equal depths: the first Gaussian is in front. On a CPU the
     core answers with the same bits for any number of threads.
 
-    A Gaussian with a number that is not finite, a quaternion of length 0, or a picture beyond what a float32 holds is
-    left out, and its gradient is 0; a colour that is not finite shows: the pixels of its tiles may not be finite.
-    Raises DreamforgeError for shapes and settings that do not fit. gsplat's arguments for other cameras, ``tile_size``
-    (16 here), ``covars``, ``sparse_grad`` and ``distributed`` are not there; ``channel_chunk`` is not needed.
+    A Gaussian with a number that is not finite, a quaternion shorter than 1e-12 or longer than 1e18, or a picture
+    beyond what a float32 holds is left out, and its gradient is 0; a colour that is not finite shows: the pixels of its
+    tiles may not be finite. Raises DreamforgeError for shapes and settings that do not fit. gsplat's arguments for
+    other cameras, ``tile_size`` (16 here), ``covars``, ``sparse_grad`` and ``distributed`` are not there;
+    ``channel_chunk`` is not needed.
     """
     view = View(width, height, near_plane, far_plane, radius_clip, eps2d, rasterize_mode == "antialiased", rules)
     _check(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree, render_mode, view)

@@ -294,6 +294,7 @@ class _Blend(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_alphas: Tensor) -> tuple[Tensor | None, ...]:
         means2d, *given, light, ends, records = ctx.saved_tensors
         bins, channels = ctx.bins, grad.shape[-1]
+        pulls = grad.contiguous(), grad_alphas.contiguous()  # must outlive the call
         on_cuda = native.on_cuda(light, ctx.level)
         make = torch.zeros_like if on_cuda else torch.empty_like
         to = [one if one is None else make(one) for one in given]
@@ -306,8 +307,8 @@ class _Blend(torch.autograd.Function):
         names = ("means2d", "conics", "opacities", "colors", "backgrounds")
         grads = {f"grad_{name}": tensor for name, tensor in zip(names, to, strict=True)}
         args = _blend_args(
-            given, bins, ctx.view, channels, light=light, ends=ends, records=records, grad_out=grad.contiguous(),
-            grad_alphas=grad_alphas.contiguous(), absgrad=abs_to, parts=parts, scratch=scratch, **grads,
+            given, bins, ctx.view, channels, light=light, ends=ends, records=records, grad_out=pulls[0],
+            grad_alphas=pulls[1], absgrad=abs_to, parts=parts, scratch=scratch, **grads,
         )  # fmt: skip
         _run("splat_blend_backward", light, (bins.offsets.numel(), 1), args, ctx.level)
         if abs_to is not None:
