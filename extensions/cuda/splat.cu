@@ -1,5 +1,5 @@
-// Splats of tiles on a GPU: a block of 256 threads for each tile, a pixel a thread; the tile's splats come through shared
-// memory, 256 at a time. torch sorts the keys between splat_bin and splat_blend.
+// Splats of tiles on a GPU: a block of 256 threads for each tile, a pixel a thread; the tile's splats come through
+// shared memory, 256 at a time. torch sorts the keys between splat_bin and splat_blend.
 #include "../include/launch.h"
 //
 #include "../include/splat.h"
@@ -88,7 +88,8 @@ DF_KERNEL(splat_bin, SplatBinArgs) {
 DF_KERNEL(splat_blend, SplatBlendArgs) {
     DF_SHARED(Splat, splats, THREADS);
     const Spot spot = spot_of(args);
-    const int first_channel = block_y() * KEPT, channels = args.channels - first_channel < KEPT ? args.channels - first_channel : KEPT;
+    const int first_channel = block_y() * KEPT, rest = args.channels - first_channel;
+    const int channels = rest < KEPT ? rest : KEPT;
     const float x = spot.x + 0.5f, y = spot.y + 0.5f;
     float light = 1.0f, sum[KEPT] = {};
     int32_t end = spot.count;
@@ -170,7 +171,8 @@ DF_KERNEL(splat_blend_backward, SplatBlendArgs) {
             const float ax = conic[0] * hx + conic[1] * hy, ay = conic[1] * hx + conic[2] * hy;
             const float sums[2 * GRADIENTS] = {
                 ax, ay, -0.5f * hx * dx, -hx * dy, -0.5f * hy * dy, h / splat.opacity,
-                ax < zero ? -ax : ax, ay < zero ? -ay : ay, weight * few[0], weight * few[1], weight * few[2], weight * few[3]};
+                ax < zero ? -ax : ax, ay < zero ? -ay : ay, weight * few[0], weight * few[1], weight * few[2],
+                weight * few[3]};
             const float sum = sums_in_warp(sums);
             float* const to = thread_in_block() % 2 == 0 ? gradient_of(args, id, thread_in_block() % 32 / 2) : nullptr;
             if (to) add_atomically(to, sum);

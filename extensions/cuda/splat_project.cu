@@ -33,7 +33,8 @@ DF_KERNEL(splat_project, SplatProjectArgs) {
     if (n >= args.count) return;
     Picture<float> picture;
     project(args, camera_of(args, block_y()), read(args, n), picture);
-    for (int i = 0; i < 2; ++i) args.radii[2 * m + i] = int32_t(picture.radius[i]), args.means2d[2 * m + i] = picture.mean[i];
+    for (int i = 0; i < 2; ++i) args.radii[2 * m + i] = int32_t(picture.radius[i]);
+    for (int i = 0; i < 2; ++i) args.means2d[2 * m + i] = picture.mean[i];
     for (int i = 0; i < 3; ++i) args.conics[3 * m + i] = picture.conic[i];
     args.depths[m] = picture.depth;
     if (args.compensations) args.compensations[m] = picture.compensation;

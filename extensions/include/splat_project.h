@@ -69,7 +69,8 @@ DF_BODY Way<F> way_of(const Gaussian<F>& g, const Camera& camera, float blur) {
     }
     for (int i = 0; i < 3; ++i)
         for (int j = 0; j < 3; ++j)
-            way.N[i][j] = camera.turn[i][0] * way.M[0][j] + camera.turn[i][1] * way.M[1][j] + camera.turn[i][2] * way.M[2][j];
+            way.N[i][j] =
+                camera.turn[i][0] * way.M[0][j] + camera.turn[i][1] * way.M[1][j] + camera.turn[i][2] * way.M[2][j];
     const F near = 1.0f / way.at[2];
     way.x = way.at[0] * near, way.y = way.at[1] * near;
     way.clipped_x = at_most(at_least(way.x, camera.left), camera.right);
@@ -190,9 +191,12 @@ DF_BODY void project_backward(const SplatProjectArgs& args, const Camera& camera
     const F w = way.unit[0], a = way.unit[1], b = way.unit[2], c = way.unit[3];
     const F turned[4] = {
         2.0f * (a * (R[2][1] - R[1][2]) + b * (R[0][2] - R[2][0]) + c * (R[1][0] - R[0][1])),
-        2.0f * (-2.0f * a * (R[1][1] + R[2][2]) + b * (R[0][1] + R[1][0]) + c * (R[0][2] + R[2][0]) + w * (R[2][1] - R[1][2])),
-        2.0f * (a * (R[0][1] + R[1][0]) - 2.0f * b * (R[0][0] + R[2][2]) + c * (R[1][2] + R[2][1]) + w * (R[0][2] - R[2][0])),
-        2.0f * (a * (R[0][2] + R[2][0]) + b * (R[1][2] + R[2][1]) - 2.0f * c * (R[0][0] + R[1][1]) + w * (R[1][0] - R[0][1]))};
+        2.0f * (-2.0f * a * (R[1][1] + R[2][2]) + b * (R[0][1] + R[1][0]) + c * (R[0][2] + R[2][0]) +
+                w * (R[2][1] - R[1][2])),
+        2.0f * (a * (R[0][1] + R[1][0]) - 2.0f * b * (R[0][0] + R[2][2]) + c * (R[1][2] + R[2][1]) +
+                w * (R[0][2] - R[2][0])),
+        2.0f * (a * (R[0][2] + R[2][0]) + b * (R[1][2] + R[2][1]) - 2.0f * c * (R[0][0] + R[1][1]) +
+                w * (R[1][0] - R[0][1]))};
     const F radial = w * turned[0] + a * turned[1] + b * turned[2] + c * turned[3];
     for (int i = 0; i < 4; ++i) to.quat[i] = (turned[i] - way.unit[i] * radial) / way.length;
 }
