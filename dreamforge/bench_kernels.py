@@ -15,11 +15,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from dreamforge import bench_isosurface, bench_meshes
+from dreamforge import bench_isosurface, bench_meshes, bench_splat
 from dreamforge.ops.adam import sparse_step, sparse_step_reference
 from dreamforge.ops.hashgrid import HashGrid, encode, encode_reference
 from dreamforge.ops.march import Packed, offsets, render, render_reference
 from dreamforge.ops.mlp import fused_mlp, init, mlp_reference
+from dreamforge.ops.splat import rasterization
 from dreamforge.types import DreamforgeError
 
 POINTS = 2**18
@@ -190,6 +191,14 @@ def _isosurface(name: str) -> Row:
     return Row(name, size, timed(ours), None if reference is None else timed(reference))
 
 
+def _splat(name: str) -> Row:
+    """gsplat has no kernel for a CPU, and its functions in torch loop over tiles in Python."""
+    tiles = len(rasterization(**bench_splat.scene())[2]["flatten_ids"])
+    size = f"{bench_splat.GAUSSIANS} Gaussians, {tiles} in tiles, {bench_splat.SIZE}x{bench_splat.SIZE}"
+    ours = timed(bench_splat.call(name, bench_splat.scene()))
+    return Row(name, size, ours, timed(bench_splat.call(name, bench_splat.scene(), "torch"), 1))
+
+
 def _call_overhead(name: str) -> Row:
     draws, grid = torch.Generator().manual_seed(0), HashGrid(1, 2, 8, 4, 1.0)
     x, table = torch.rand(1, 3, generator=draws), grid.table(draws).requires_grad_()
@@ -226,6 +235,8 @@ ROWS: dict[str, Callable[[str], Row]] = {
     "mesh_forward_backward": _mesh,
     "adam_sparse": _adam,
     **dict.fromkeys(bench_isosurface.ROWS, _isosurface),
+    "splat_forward": _splat,
+    "splat_backward": _splat,
     "call_overhead": _call_overhead,
     "generate_default": _generate,
 }

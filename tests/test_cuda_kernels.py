@@ -1,6 +1,7 @@
 """CUDA kernels without a GPU: NVRTC compiles them for every architecture, and the host build runs their logic."""
 
 import ctypes
+import math
 import os
 import shutil
 import subprocess
@@ -17,7 +18,10 @@ from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.isosurface_native import flexicubes_native, tetrahedra_native
 from dreamforge.ops.isosurface_reference import Weights
 from dreamforge.ops.native import Level
+from dreamforge.ops.splat import rasterization
 from dreamforge.types import DreamforgeError
+from tests.splats import answers as splat_answers
+from tests.splats import scene
 from tests.tools import require_tool
 
 FILES = sorted(path.stem for path in (data.extensions() / "cuda").glob("*.cu"))
@@ -78,12 +82,31 @@ def test_the_launch_layer_has_warps_barriers_shared_memory_and_atomic_sums(host:
     assert torch.equal(sums, numbers.sum(1)) and total == numbers.sum()
 
 
+class VoteArgs(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("numbers", "of_warp", "of_block", "sums", "many")]
+
+
+def test_the_launch_layer_has_votes_and_sums_of_many_numbers(host: ctypes.CDLL) -> None:
+    """Two votes with the opposite answer go before the one that is looked at."""
+    numbers = torch.zeros(3, 96, dtype=torch.int32)
+    numbers[0, 40], numbers[2, [0, 70, 95]] = 5, 7
+    warps, blocks, many = torch.empty_like(numbers), torch.empty_like(numbers), torch.empty(3, 96)
+    sums = torch.zeros(3)
+    run(host, "selftest_vote", VoteArgs(*(one.data_ptr() for one in (numbers, warps, blocks, sums, many))), (3, 1), 96)
+    some = numbers.view(3, 3, 32)
+    assert torch.equal(warps.view(3, 3, 32), (some > 0).any(2, keepdim=True).int().expand_as(some))
+    assert torch.equal(blocks, (numbers > 0).any(1, keepdim=True).int().expand(3, 96))
+    assert sums.tolist() == [5, 0, 21]
+    wanted = torch.arange(16.0).repeat_interleave(2) * some.sum(2, keepdim=True)
+    assert torch.equal(many.view(3, 3, 32), wanted)
+
+
 @pytest.fixture
 def on_host(core: None, host: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations that are asked for tensors on the CPU launch CUDA kernels on the host in place of the CPU's driver."""
 
     def launch(file: str, name: str, device: torch.device, grid: tuple[int, int], args: Any) -> None:
-        run(host, name, args, grid, cuda.BLOCK if file == "mlp" else BLOCK)
+        run(host, name, args, grid, cuda.BLOCK if file in ("mlp", "splat") else BLOCK)
 
     monkeypatch.setattr(cuda, "launch", launch)
     monkeypatch.setattr(cuda, "blocks", lambda items: -(-items // BLOCK))
@@ -229,3 +252,47 @@ def test_marching_tetrahedras_logic_is_that_of_the_cpu(on_host: None) -> None:
     assert torch.equal(found[0][0], found[1][0]) and len(found[0][0]) > 100
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def splats(level: Level, count: int, size: tuple[int, int], **more: Any) -> dict[str, Tensor]:
+    options = {
+        name: more.pop(name) for name in ("sh_degree", "rasterize_mode", "packed", "render_mode") if name in more
+    }
+    given = scene(count, *size, **more)
+    given["scales"] *= 0.4
+    given["means"][5, 1] = math.nan
+    return splat_answers(given, torch.float32, backend="native", level=level, **options)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "more"),
+    [
+        (70, (18, 10), {"views": 2, "bases": 16, "sh_degree": 2, "rasterize_mode": "antialiased"}),
+        (20, (10, 10), {"views": 1, "channels": 6, "render_mode": "RGB+D", "packed": True}),
+    ],
+    ids=["harmonics", "seven channels"],
+)
+def test_the_splats_logic_is_that_of_the_cpu(
+    count: int, size: tuple[int, int], more: dict[str, Any], on_host: None
+) -> None:
+    """From Gaussians to pictures and back; several tiles, images, and warps of Gaussians."""
+    ours, theirs = (splats(level, count, size, **more) for level in ("cuda", None))
+    for name, wanted in theirs.items():
+        atol = 2e-5 * float(wanted.abs().max())
+        torch.testing.assert_close(
+            ours[name], wanted, rtol=2e-4, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_a_tile_with_more_splats_than_threads(on_host: None) -> None:
+    """Two batches through shared memory, both ways; walls in either end some pixels."""
+    given = scene(300, 6, 6, views=1)
+    given["means"][:, :2] *= 0.4
+    given["scales"] = 0.03 + 0.04 * torch.rand(300, 3, generator=torch.Generator().manual_seed(1))
+    order = rasterization(**given)[2]["depths"].flatten().argsort()
+    given["opacities"] = 0.01 + 0.02 * given["opacities"]
+    given["opacities"][order[[20, 22, 24]]] = given["opacities"][order[-30:]] = 1.0
+    found = [splat_answers(given, torch.float32, backend="native", level=level) for level in ("cuda", None)]
+    assert (rasterization(**given)[2]["tiles_per_gauss"] > 0).sum() > 256
+    for name, wanted in found[1].items():
+        torch.testing.assert_close(found[0][name], wanted, rtol=2e-4, atol=2e-5 * float(wanted.abs().max()))

@@ -24,7 +24,6 @@ LAYERS = (
     "forecast",
     "finish",
     "runs",
-    "bench_meshes",
     "bench_meshes bench_splat",
     "api bench bench_kernels conversion doctor compare reproduce",
     "commands",

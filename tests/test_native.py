@@ -23,6 +23,7 @@ from dreamforge.ops import (
     native,
     peers,
     raster,
+    splat_native,
     texture,
 )
 from dreamforge.ops.dispatch import OPS, choose
@@ -83,7 +84,9 @@ def test_wrong_backends_are_told(core: None) -> None:
     assert encode(x, table, grid).shape == (5, 3)
     with pytest.raises(DreamforgeError, match="no hashgrid for these types and sizes"):
         encode(x, table, grid, backend="native")
-    with pytest.raises(DreamforgeError, match="'cupy' was given, but one of auto, torch, native, nerfacc, tinycudann"):
+    with pytest.raises(
+        DreamforgeError, match="'cupy' was given, but one of auto, torch, native, nerfacc, tinycudann, gsplat"
+    ):
         encode(x, table, grid, backend="cupy")
 
 
@@ -131,6 +134,10 @@ def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.Mon
         ("antialias_blend", antialias.AntialiasArgs),
         ("texture_forward", texture.TextureArgs),
         ("tetrahedra_fill", isosurface_native.TetraArgs),
+        ("splat_bin", splat_native.BinArgs),
+        ("splat_blend", splat_native.BlendArgs),
+        ("splat_harmonics", splat_native.HarmonicsArgs),
+        ("splat_project", splat_native.ProjectArgs),
     ],
 )
 def test_arguments_are_laid_out_as_in_the_core(name: str, args: type[ctypes.Structure], core: None) -> None:

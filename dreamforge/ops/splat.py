@@ -4,16 +4,31 @@ Harmonics, projection, tiles and blending are stages of their own, each with its
 ask ``meta["means2d"].retain_grad()``. Cameras look along +z (OpenCV), pixel centres are at whole numbers + 1/2.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dreamforge.ops import native, splat_native, splat_reference
+from dreamforge.ops import native
 from dreamforge.ops.dispatch import Backend, choose
 from dreamforge.ops.peers import rasterize_gsplat
-from dreamforge.ops.splat_native import CHANNELS
-from dreamforge.ops.splat_reference import BASES, GSPLAT_1_5, GSPLAT_1_6, TILE, Rules, View
+from dreamforge.ops.splat_native import CHANNELS, bins_native, blend_native, harmonics_native, project_native
+from dreamforge.ops.splat_reference import (
+    BASES,
+    GSPLAT_1_5,
+    GSPLAT_1_6,
+    TILE,
+    Bins,
+    Rules,
+    View,
+    bins_reference,
+    blend_reference,
+    harmonics_reference,
+    project_reference,
+)
 from dreamforge.types import DreamforgeError
 
 __all__ = ["GSPLAT_1_5", "GSPLAT_1_6", "Rules", "rasterization"]
@@ -55,19 +70,21 @@ def rasterization(
 
     X: D colours (RGB), the sum of weights times depth (D), that sum by alpha (ED), or colours and then one of these.
     Gaussians are left out behind ``near_plane`` (> 0) or beyond ``far_plane``, and where both radii are at most
-    ``radius_clip`` pixels; ``eps2d`` pixels squared are added to the variance of each picture, which "antialiased" makes
-    up for in opacity. ``packed``: the meta dictionary has the seen pairs of a camera and a Gaussian only, with
-    ``camera_ids`` and ``gaussian_ids``. ``rules``: the constants of a version of gsplat.
+    ``radius_clip`` pixels; ``eps2d`` pixels squared are added to the variance of each picture, for which "antialiased"
+    makes up in opacity. ``packed`` (gsplat's default): the meta dictionary has the seen pairs of a camera and a
+    Gaussian only, with ``camera_ids`` and ``gaussian_ids``. ``rules``: the constants of a version of gsplat, which
+    brings its own as a backend; ``level``: for tests.
 
     Gradients, once, to all tensors but Ks; none through a limit (the greatest alpha, the frustum of the projection's
-    slope, black). ``meta["means2d"]`` takes ``retain_grad()``; with ``absgrad`` it has after the backward pass the sum of
-    |gradient| over pixels as the attribute ``absgrad``. Equal depths: the first Gaussian is in front. On a CPU the core
-    answers with the same bits for any number of threads.
+    slope, black). ``meta["means2d"]`` takes ``retain_grad()``; with ``absgrad`` it has after the backward pass the sum
+    of |gradient| over pixels as the attribute ``absgrad``. Equal depths: the first Gaussian is in front. On a CPU the
+    core answers with the same bits for any number of threads.
 
-    A Gaussian with a number that is not finite, a quaternion of length 0, or a picture beyond what a float32 holds is
-    left out, and its gradient is 0; a colour that is not finite shows: the pixels of its tiles may not be finite. Raises
-    DreamforgeError for shapes and settings that do not fit. gsplat's arguments for other cameras, ``tile_size`` (16
-    here), ``covars``, ``sparse_grad`` and ``distributed`` are not there; ``channel_chunk`` is not needed.
+    A Gaussian with a number that is not finite, a quaternion shorter than 1e-12 or longer than 1e18, or a picture
+    beyond what a float32 holds is left out, and its gradient is 0; a colour that is not finite shows: the pixels of its
+    tiles may not be finite. Raises DreamforgeError for shapes and settings that do not fit. gsplat's arguments for
+    other cameras, ``tile_size`` (16 here), ``covars``, ``sparse_grad`` and ``distributed`` are not there;
+    ``channel_chunk`` is not needed.
     """
     view = View(width, height, near_plane, far_plane, radius_clip, eps2d, rasterize_mode == "antialiased", rules)
     _check(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree, render_mode, view)
@@ -79,46 +96,60 @@ def rasterization(
             far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree, packed=packed,
             backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad, rasterize_mode=rasterize_mode,
         )  # fmt: skip
-    given = (means, quats, scales, opacities, colors, viewmats, Ks)
-    able = {one.dtype for one in given} == {torch.float32} and colors.shape[-1] < CHANNELS
-    core = choose("splat", means.device, backend, able, agrees) == "native"
-    project = splat_native.project_native if core else splat_reference.project_reference
-    extra: tuple[Any, ...] = (level,) if core else ()
-    radii, means2d, depths, conics, compensations = project(means, quats, scales, opacities, viewmats, Ks, view, *extra)
+    stages = _stages(backend, (means, quats, scales, opacities, colors, viewmats, Ks), level)
+    radii, means2d, depths, conics, kept = stages.project(means, quats, scales, opacities, viewmats, Ks, view)
     if sh_degree is not None and "RGB" in render_mode:
         eyes = torch.linalg.inv_ex(viewmats).inverse[:, :3, 3]
-        harmonics = splat_native.harmonics_native if core else splat_reference.harmonics_reference
-        colors = harmonics(sh_degree, means, eyes, colors, radii, *extra)
-    shape = (len(viewmats), len(means))
-    strengths = opacities.expand(shape)
-    if view.antialiased:
-        strengths = strengths * compensations
+        colors = stages.harmonics(sh_degree, means, eyes, colors, radii)
+    shape = radii.shape[:2]
+    strengths = opacities.expand(shape) * kept if view.antialiased else opacities.expand(shape)
+    if "RGB" in render_mode and colors.ndim == 2:
+        colors = colors.expand(len(viewmats), *colors.shape)
+    columns, backgrounds = _columns(colors, depths, backgrounds, render_mode)
     image = torch.arange(shape[0], device=means.device).repeat_interleave(shape[1])
     meta: Meta = {"batch_ids": None, "camera_ids": None, "gaussian_ids": None}
     if packed:
-        image, gaussian = (radii > 0).all(2).nonzero(as_tuple=True)
-        meta = {"batch_ids": torch.zeros_like(image), "camera_ids": image, "gaussian_ids": gaussian}
-        radii, means2d, depths, conics, strengths = (
-            one[image, gaussian] for one in (radii, means2d, depths, conics, strengths)
-        )
-        colors = colors[image, gaussian] if colors.ndim == 3 else colors[gaussian]
-    elif colors.ndim == 2:
-        colors = colors.expand(shape[0], *colors.shape)
-    columns, backgrounds = _columns(colors, depths, backgrounds, render_mode)
-    bins_of = splat_native.bins_native if core else splat_reference.bins_reference
-    bins = bins_of(
-        means2d.detach().view(-1, 2), radii.view(-1, 2), depths.detach().flatten(), image, shape[0], view, *extra
-    )
-    blend = splat_native.blend_native if core else splat_reference.blend_reference
-    rendered, alphas = blend(means2d, conics, strengths, columns, backgrounds, bins, view, absgrad, *extra)
-    if render_mode in ("ED", "RGB+ED"):
+        seen = (radii > 0).all(2).nonzero(as_tuple=True)
+        image, _ = seen
+        meta = {"batch_ids": torch.zeros_like(image), "camera_ids": image, "gaussian_ids": seen[1]}
+        radii, means2d, depths, conics = radii[seen], means2d[seen], depths[seen], conics[seen]
+        strengths, columns = strengths[seen], columns[seen]
+    flat = means2d.detach().view(-1, 2), radii.view(-1, 2), depths.detach().flatten()
+    bins = stages.bins(*flat, image, len(viewmats), view)
+    rendered, alphas = stages.blend(means2d, conics, strengths, columns, backgrounds, bins, view, absgrad)
+    if "ED" in render_mode:
         rendered = torch.cat([rendered[..., :-1], rendered[..., -1:] / alphas.clamp(min=1e-10)], -1)
     meta |= {"radii": radii, "means2d": means2d, "depths": depths, "conics": conics, "opacities": strengths}
-    down, across = bins.offsets.shape[1:]
-    meta |= {"tile_width": across, "tile_height": down, "tiles_per_gauss": bins.tiles.view(radii.shape[:-1])}
-    meta |= {"isect_ids": bins.keys, "flatten_ids": bins.ids, "isect_offsets": bins.offsets, "width": width}
-    meta |= {"height": height, "tile_size": TILE, "n_batches": 1, "n_cameras": shape[0]}
-    return rendered, alphas, meta
+    return rendered, alphas, meta | _facts(bins, radii.shape[:-1], view)
+
+
+def _facts(bins: Bins, shape: torch.Size, view: View) -> Meta:
+    """What the meta dictionary says of tiles and sizes."""
+    images, down, across = bins.offsets.shape
+    found = {"tile_width": across, "tile_height": down, "tiles_per_gauss": bins.tiles.view(shape)}
+    found |= {"isect_ids": bins.keys, "flatten_ids": bins.ids, "isect_offsets": bins.offsets, "tile_size": TILE}
+    return found | {"width": view.width, "height": view.height, "n_batches": 1, "n_cameras": images}
+
+
+@dataclass(frozen=True)
+class _Stages:
+    project: Callable[..., Any]
+    harmonics: Callable[..., Tensor]
+    bins: Callable[..., Bins]
+    blend: Callable[..., tuple[Tensor, Tensor]]
+
+
+def _stages(backend: Backend, given: tuple[Tensor, ...], level: native.Level) -> _Stages:
+    """Those of the core, or of the reference, for some means, ..., colors, viewmats, Ks."""
+    able = {one.dtype for one in given} == {torch.float32} and given[4].shape[-1] < CHANNELS
+    if choose("splat", given[0].device, backend, able, agrees) == "torch":
+        return _Stages(project_reference, harmonics_reference, bins_reference, blend_reference)
+    return _Stages(
+        partial(project_native, level=level),
+        partial(harmonics_native, level=level),
+        partial(bins_native, level=level),
+        partial(blend_native, level=level),
+    )
 
 
 def _columns(
@@ -179,16 +210,16 @@ def _check(
         raise DreamforgeError(f"render_mode {render_mode} was given, but RGB, D, ED, RGB+D or RGB+ED is expected.")
     if view.width < 1 or view.height < 1 or not 0 < view.near < view.far or not view.blur >= 0 or not view.clip >= 0:
         raise DreamforgeError(
-            f"width {view.width}, height {view.height}, near_plane {view.near}, far_plane {view.far}, eps2d {view.blur} "
-            f"and radius_clip {view.clip} were given, but pixels, 0 < near_plane < far_plane, and no negative eps2d and "
-            "radius_clip are expected."
+            f"width {view.width}, height {view.height}, near_plane {view.near}, far_plane {view.far}, eps2d "
+            f"{view.blur} and radius_clip {view.clip} were given, but pixels, 0 < near_plane < far_plane, and no "
+            "negative eps2d and radius_clip are expected."
         )
     rules = view.rules
     if not (0 < rules.min_alpha < rules.max_alpha < 1 and 0 < rules.stop < 1 and rules.extent > 0):
         raise DreamforgeError(
             f"{rules} was given, but 0 < min_alpha < max_alpha < 1, 0 < stop < 1, extent > 0 are expected."
         )
-    if count * cameras >= 2**31 // 3:
+    if count * cameras >= 2**31 // 8:
         raise DreamforgeError(f"{count} Gaussians and {cameras} cameras were given: render fewer cameras at once.")
 
 
@@ -203,16 +234,12 @@ def agrees(device: torch.device) -> bool:
     Ks = torch.tensor([[60.0, 0, 20], [0, 60, 15], [0, 0, 1]]).expand(2, 3, 3)
     pull = torch.randn(2, 33, 40, 4, generator=draws).to(device)
     answers = []
+    backend: Backend
     for backend in ("native", "torch"):
         given = [one.to(device).requires_grad_() for one in (means, quats, scales, opacities, colors, viewmats)]
+        view = (given[5], Ks.to(device), 40, 33)
         rendered, alphas, _ = rasterization(
-            *given,
-            Ks.to(device),
-            40,
-            33,
-            sh_degree=3,
-            render_mode="RGB+D",
-            backend=backend,  # type: ignore[arg-type]
+            given[0], given[1], given[2], given[3], given[4], *view, sh_degree=3, render_mode="RGB+D", backend=backend
         )
         answers.append([rendered.detach(), alphas.detach(), *torch.autograd.grad(rendered, given, pull)])
     return all(

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from dreamforge.ops import cuda, native
 from dreamforge.ops.dispatch import call
 from dreamforge.ops.splat_reference import TILE, Bins, View
+from dreamforge.types import DreamforgeError
 
 CHANNELS = 512  # that the core has room for; this and the numbers below as in extensions/include/splat.h
 MOMENTS = 8
@@ -78,7 +79,8 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _run(name: str, like: Tensor, grid: tuple[int, int], args: ctypes.Structure, level: native.Level) -> None:
-    call("splat", name, like, args, grid, level)
+    whole = isinstance(args, BinArgs | BlendArgs)
+    call("splat" if whole else "splat_project", name, like, args, grid, level)
 
 
 def project_native(
@@ -219,6 +221,11 @@ def bins_native(
     _run("splat_count", means2d, grid, args(None, tiles), level)
     ends = tiles.cumsum(0)
     places, total = ends - tiles, int(ends[-1]) if count else 0
+    if total >= 2**31:
+        raise DreamforgeError(
+            f"The Gaussians touch {total} tiles, but fewer than 2^31 are expected: they are too large for the picture, "
+            "or render fewer cameras at once."
+        )
     ids = torch.empty(total, dtype=torch.int32, device=device)
     offsets = torch.empty(images, down, across, dtype=torch.int32, device=device)
     keys = torch.empty(total, dtype=torch.int64, device=device)
@@ -287,6 +294,7 @@ class _Blend(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_alphas: Tensor) -> tuple[Tensor | None, ...]:
         means2d, *given, light, ends, records = ctx.saved_tensors
         bins, channels = ctx.bins, grad.shape[-1]
+        pulls = grad.contiguous(), grad_alphas.contiguous()  # must outlive the call
         on_cuda = native.on_cuda(light, ctx.level)
         make = torch.zeros_like if on_cuda else torch.empty_like
         to = [one if one is None else make(one) for one in given]
@@ -299,8 +307,8 @@ class _Blend(torch.autograd.Function):
         names = ("means2d", "conics", "opacities", "colors", "backgrounds")
         grads = {f"grad_{name}": tensor for name, tensor in zip(names, to, strict=True)}
         args = _blend_args(
-            given, bins, ctx.view, channels, light=light, ends=ends, records=records, grad_out=grad.contiguous(),
-            grad_alphas=grad_alphas.contiguous(), absgrad=abs_to, parts=parts, scratch=scratch, **grads,
+            given, bins, ctx.view, channels, light=light, ends=ends, records=records, grad_out=pulls[0],
+            grad_alphas=pulls[1], absgrad=abs_to, parts=parts, scratch=scratch, **grads,
         )  # fmt: skip
         _run("splat_blend_backward", light, (bins.offsets.numel(), 1), args, ctx.level)
         if abs_to is not None:

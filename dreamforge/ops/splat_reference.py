@@ -21,8 +21,8 @@ class Rules:
     ``max_alpha``: what a splat covers of a pixel at most. ``min_alpha``: it counts from there on. ``stop``: a pixel is
     done before the splat that would leave it this share of the light or less. ``extent``: half the size of a splat's
     box in standard deviations, at most; with ``opacity_extent`` it ends where alpha falls below ``min_alpha``.
-    ``compensation_floor``: of det / det of the blurred, in antialiased mode. ``frustum_margin``: by how much of the half
-    field of view beyond the image's border the slope of the projection still follows a Gaussian.
+    ``compensation_floor``: of det / det of the blurred, in antialiased mode. ``frustum_margin``: by how much of half
+    the field of view beyond the image's border the slope of the projection still follows a Gaussian.
     """
 
     max_alpha: float = 0.999
@@ -56,9 +56,10 @@ class View:
 class Bins:
     """The Gaussians of each tile, near ones first: ``ids[offsets[image, tile] : next offset]``, int32.
 
-    Gaussians of all images stand one after another; ``tiles [M]`` int32 says how many tiles each touches, ``places [M]``
-    int64 how many those before it do. ``keys`` int64: image, tile and the depth's bits of each entry of ``ids``;
-    ``slots`` int32: its number in the order of Gaussians and then tiles, where the core on a CPU keeps its gradient.
+    Gaussians of all images stand one after another; ``tiles [M]`` int32 says how many tiles each touches,
+    ``places [M]`` int64 how many those before it do. ``keys`` int64: image, tile and the depth's bits of each entry of
+    ``ids``; ``slots`` int32: its number in the order of Gaussians and then tiles, where the core on a CPU keeps its
+    gradient.
     """
 
     tiles: Tensor
@@ -72,8 +73,8 @@ class Bins:
 def project_reference(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor, view: View
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``[N,3]``, ``[N,4]``, ``[N,3]``, ``[N]``, ``[C,4,4]``, ``[C,3,3]`` -> radii int32 ``[C,N,2]``, means2d ``[C,N,2]``,
-    depths ``[C,N]``, conics ``[C,N,3]``, compensations ``[C,N]`` (ones unless antialiased); zeros where not seen.
+    """``[N,3]``, ``[N,4]``, ``[N,3]``, ``[N]``, ``[C,4,4]``, ``[C,3,3]`` -> radii int32 ``[C,N,2]``, means2d
+    ``[C,N,2]``, depths ``[C,N]``, conics ``[C,N,3]``, compensations ``[C,N]``; zeros where not seen.
 
     What is not seen takes no part in the computation with gradients, so its numbers may be anything.
     """
@@ -96,7 +97,9 @@ def project_reference(
 def _usable(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor) -> Tensor:
     """Whether all numbers of a Gaussian are finite, and its quaternion is a rotation."""
     finite = [one.isfinite().all(1) for one in (means, quats, scales, opacities[:, None])]
-    return torch.stack(finite).all(0) & (quats.norm(dim=1) > 1e-12)
+    length: Tensor = quats.norm(dim=1)
+    usable: Tensor = torch.stack(finite).all(0) & (length > 1e-12) & (length < 1e18)
+    return usable
 
 
 def _pairs(

@@ -131,7 +131,7 @@ class _Held(torch.autograd.Function):
         return picture.clamp(0, 1)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
         (picture,) = ctx.saved_tensors  # type: ignore[attr-defined]
         outwards = ((picture > 1) & (grad < 0)) | ((picture < 0) & (grad > 0))
         return grad.masked_fill(outwards, 0.0)

@@ -52,14 +52,14 @@ static void write_records(const SplatBlendArgs& args) {
             const int lanes = int(least(W, end - first));
             Words m = lane_numbers() + uint32_t(first);
             m = m < uint32_t(end) ? m : Words{} + uint32_t(end - 1);
-            const Floats last = gather(args.conics, m * 3u + 2u), opacity = gather(args.opacities, m);
-            const Falloff<Floats> f = falloff_of(gather(args.conics, m * 3u), gather(args.conics, m * 3u + 1u), last);
-            // a little more; everything where rounding hides the width of an ellipse that is all but a line
+            const Floats opacity = gather(args.opacities, m);
+            const Falloff<Floats> f = falloff_of(gather(args.conics, m * 3u), gather(args.conics, m * 3u + 1u),
+                                                 gather(args.conics, m * 3u + 2u));
+            // a little more, as blocks are found with rounding
             const Floats reach = log2_of(opacity * (1.0f / args.min_alpha)) * 1.001f + 0.01f;
             store(numbers[A], f.a), store(numbers[B], f.b), store(numbers[C], f.c);
             store(numbers[X], gather(args.means2d, m * 2u)), store(numbers[Y], gather(args.means2d, m * 2u + 1u));
-            store(numbers[REACH], f.c * f.c > 7.0e-4f * last ? reach : Floats{} + NEVER);
-            store(numbers[OPACITY], opacity), store(numbers[RECORD - 1], Floats{});
+            store(numbers[REACH], reach), store(numbers[OPACITY], opacity), store(numbers[RECORD - 1], Floats{});
             for (int i = 0; i < lanes; ++i)
                 for (int k = 0; k < RECORD; ++k) args.records[(first + i) * RECORD + k] = numbers[k][i];
         }
@@ -75,7 +75,6 @@ static DF_BODY void fetch(const SplatBlendArgs& args, const int32_t* ids, int64_
 
 // `count` splats of `ids`, of a tile whose corner is at left, top.
 static void prepare(const SplatBlendArgs& args, const int32_t* ids, int count, float left, float top, Batch& batch) {
-    constexpr uint32_t ALL_LOW = BLOCKS >= 32 ? ~0u : (1u << (BLOCKS & 31)) - 1u, ALL_HIGH = BLOCKS > 32 ? ~0u : 0u;
     for (int i = 0; i < count; i += W) {
         Words id{};
         for (int lane = 0; lane < W && i + lane < count; ++lane) id[lane] = uint32_t(ids[i + lane]);
@@ -84,9 +83,7 @@ static void prepare(const SplatBlendArgs& args, const int32_t* ids, int count, f
         const Floats x = read(X) - left, y = read(Y) - top, reach = read(REACH);
         Words low, high;
         find_blocks(f, x, y, reach, low, high);
-        const Ints whole = reach >= NEVER;
-        store(batch.low + i, whole ? Words{} + ALL_LOW : low);
-        store(batch.high + i, whole ? Words{} + ALL_HIGH : high);
+        store(batch.low + i, low), store(batch.high + i, high);
         store(batch.a + i, f.a), store(batch.b + i, f.b), store(batch.c + i, f.c);
         store(batch.x + i, x), store(batch.y + i, y), store(batch.opacity + i, read(OPACITY));
     }

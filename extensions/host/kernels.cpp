@@ -7,4 +7,6 @@
 #include "../cuda/mlp.cu"
 #include "../cuda/raster.cu"
 #include "../cuda/selftest.cu"
+#include "../cuda/splat.cu"
+#include "../cuda/splat_project.cu"
 #include "../cuda/texture.cu"

@@ -41,7 +41,8 @@ struct Warp {
     explicit Warp(uint32_t size) : barrier(size), size(size) {}
     Barrier barrier;
     uint32_t size;
-    uint64_t slot[WARP] = {};
+    uint64_t slot[2][WARP] = {};
+    uint32_t votes[3] = {};
 };
 
 struct Block {
@@ -57,6 +58,7 @@ struct Block {
         return memory.get();
     }
     Barrier barrier;
+    uint32_t votes[3] = {};
     std::vector<std::unique_ptr<Warp>> warps;
 
    private:
@@ -67,6 +69,7 @@ struct Block {
 struct Place {
     uint32_t thread, size, x, y;
     Block* block;
+    uint32_t shuffles = 0, warp_votes = 0, block_votes = 0;  // so far
 };
 inline thread_local Place here;
 
@@ -92,17 +95,41 @@ inline void max_atomically(uint64_t* to, uint64_t value) {
     }
 }
 
+// What thread `from` of the warp has; one beyond its end, what the thread itself has. Rows of slots in turn: whoever
+// writes one again has met all who read it at the shuffle between.
 template <class T>
-T shuffle_down(T value, uint32_t by) {
+T shuffle(T value, uint32_t from) {
     static_assert(sizeof(T) <= 8, "one register");
     Warp& warp = *here.block->warps[here.thread / WARP];
     uint32_t lane = here.thread % WARP;
-    std::memcpy(&warp.slot[lane], &value, sizeof(T));
+    uint64_t* slot = warp.slot[here.shuffles++ % 2];
+    std::memcpy(&slot[lane], &value, sizeof(T));
     warp.barrier.wait();
     T answer;
-    std::memcpy(&answer, &warp.slot[lane + by < warp.size ? lane + by : lane], sizeof(T));
-    warp.barrier.wait();
+    std::memcpy(&answer, &slot[from < warp.size ? from : lane], sizeof(T));
     return answer;
+}
+
+template <class T>
+T shuffle_down(T value, uint32_t by) { return shuffle(value, here.thread % WARP + by); }
+template <class T>
+T shuffle_across(T value, uint32_t by) { return shuffle(value, here.thread % WARP ^ by); }
+
+// Whether some thread said so in this round. Who comes out of it clears the votes of the round after the next: those of
+// the round before, which all have read.
+inline bool vote(Barrier& barrier, uint32_t (&votes)[3], uint32_t round, bool said) {
+    if (said) __atomic_store_n(&votes[round % 3], 1, __ATOMIC_RELAXED);
+    barrier.wait();
+    __atomic_store_n(&votes[(round + 2) % 3], 0, __ATOMIC_RELAXED);
+    return __atomic_load_n(&votes[round % 3], __ATOMIC_RELAXED);
+}
+
+inline bool any_in_warp(bool said) {
+    Warp& warp = *here.block->warps[here.thread / WARP];
+    return vote(warp.barrier, warp.votes, here.warp_votes++, said);
+}
+inline bool any_in_block(bool said) {
+    return vote(here.block->barrier, here.block->votes, here.block_votes++, said);
 }
 
 // Blocks one after another, the threads of a block at once.

@@ -1,4 +1,4 @@
-// What a CUDA kernel is written with: threads, blocks, barriers, shuffles, shared memory, atomic sums and maxima. NVRTC turns it
+// What a CUDA kernel is written with: threads, blocks, barriers, shuffles, votes, shared memory, atomic sums and maxima. NVRTC turns it
 // into CUDA. For the host build (DF_HOST_CUDA) every thread of a block is a thread of the system, so that tests run a
 // kernel's logic without a GPU, and the thread sanitizer sees its races.
 #pragma once
@@ -26,6 +26,16 @@ DF_BODY T shuffle_down(T value, uint32_t by) {
     return __shfl_down_sync(0xffffffffu, value, by);
 }
 
+// The value of the thread whose number in the warp differs in the bits `by`; every thread of the warp must ask.
+template <class T>
+DF_BODY T shuffle_across(T value, uint32_t by) {
+    return __shfl_xor_sync(0xffffffffu, value, by);
+}
+
+// Whether some thread of the warp, or of the block, says so; all must ask. That of the block is a barrier too.
+DF_BODY bool any_in_warp(bool here) { return __any_sync(0xffffffffu, here); }
+DF_BODY bool any_in_block(bool here) { return __syncthreads_or(here); }
+
 }  // namespace DF_LEVEL
 }  // namespace dreamforge
 
@@ -38,6 +48,29 @@ namespace DF_LEVEL {
 
 // The thread's number among all threads of a row of blocks.
 DF_BODY int64_t thread_in_row() { return int64_t(block_x()) * block_size() + thread_in_block(); }
+
+// Sums over the threads of a warp, all of which must ask: of N values, thread t of 32 gets that of value t N / 32. In
+// each step a thread gives half of its values away for what another knows of the rest: 16 shuffles for 16 sums.
+template <uint32_t BY = 16, int N>
+DF_BODY float sums_in_warp(const float (&value)[N]) {
+    if constexpr (N > 1) {
+        const bool upper = thread_in_block() & BY;
+        float half[N / 2];
+        for (int k = 0; k < N / 2; ++k)
+            half[k] = (upper ? value[k + N / 2] : value[k]) + shuffle_across(upper ? value[k] : value[k + N / 2], BY);
+        return sums_in_warp<BY / 2>(half);
+    } else {
+        float sum = value[0];
+        for (uint32_t by = BY; by > 0; by /= 2) sum += shuffle_across(sum, by);
+        return sum;
+    }
+}
+
+// `to` plus the sum over the threads of a warp, all of which must ask.
+DF_BODY void add_from_warp(float* to, float value) {
+    const float sum = sums_in_warp({value});
+    if (thread_in_block() % 32 == 0) add_atomically(to, sum);
+}
 
 }  // namespace DF_LEVEL
 }  // namespace dreamforge

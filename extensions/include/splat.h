@@ -124,7 +124,7 @@ DF_BODY void conic_gradient(const float* moments, const float* conic, float opac
     to_conic[0] = -0.5f * moments[3];
     to_conic[1] = -moments[4];
     to_conic[2] = -0.5f * moments[5];
-    *to_opacity = moments[0] / opacity;
+    *to_opacity = opacity > 0.0f ? moments[0] / opacity : 0.0f;
 }
 
 }  // namespace DF_LEVEL

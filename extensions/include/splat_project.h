@@ -69,7 +69,8 @@ DF_BODY Way<F> way_of(const Gaussian<F>& g, const Camera& camera, float blur) {
     }
     for (int i = 0; i < 3; ++i)
         for (int j = 0; j < 3; ++j)
-            way.N[i][j] = camera.turn[i][0] * way.M[0][j] + camera.turn[i][1] * way.M[1][j] + camera.turn[i][2] * way.M[2][j];
+            way.N[i][j] =
+                camera.turn[i][0] * way.M[0][j] + camera.turn[i][1] * way.M[1][j] + camera.turn[i][2] * way.M[2][j];
     const F near = 1.0f / way.at[2];
     way.x = way.at[0] * near, way.y = way.at[1] * near;
     way.clipped_x = at_most(at_least(way.x, camera.left), camera.right);
@@ -128,22 +129,30 @@ DF_BODY void project(const SplatProjectArgs& args, const Camera& camera, const G
     picture.radius[0] = seen ? wide : zero, picture.radius[1] = seen ? high : zero;
 }
 
-// From the gradient of the blurred covariance's inverse to that of the covariance: with X the conic and V its gradient,
-// -X V X, and what the compensation root(det / blurred) adds.
+// From the gradient by the conic, (yy, -xy, xx) / blurred, and by the compensation, root(det / blurred), to that by the
+// rows of T, through the determinant as |a x b|^2: -X V X, the gradient by the inverse, would lose what long thin
+// pictures need.
 template <class F>
-DF_BODY void covariance_gradient(const SplatProjectArgs& args, const Way<F>& way, const Picture<F>& pull, F (&to)[3]) {
+DF_BODY void rows_gradient(const SplatProjectArgs& args, const Way<F>& way, const Picture<F>& pull, F (&to)[2][3]) {
     const F inverse = 1.0f / way.blurred, zero{};
-    const F A = way.byy * inverse, B = -way.xy * inverse, C = way.bxx * inverse;
-    const F(&v)[3] = pull.conic;
-    to[0] = -(A * A * v[0] + A * B * v[1] + B * B * v[2]);
-    to[1] = -(2.0f * A * B * v[0] + (A * C + B * B) * v[1] + 2.0f * B * C * v[2]);
-    to[2] = -(B * B * v[0] + B * C * v[1] + C * C * v[2]);
-    if (!args.grad_compensations) return;
-    const F kept = way.det * inverse, root = root_of(kept);
-    const F slope = kept > args.floor ? 0.5f * pull.compensation * inverse / root : zero;  // none through the floor
-    to[0] += slope * (way.yy - kept * way.byy);
-    to[1] += slope * 2.0f * (kept - 1.0f) * way.xy;
-    to[2] += slope * (way.xx - kept * way.bxx);
+    const F(&a)[3] = way.T[0], (&b)[3] = way.T[1];
+    F to_blurred = (pull.conic[1] * way.xy - pull.conic[0] * way.byy - pull.conic[2] * way.bxx) * inverse * inverse;
+    F to_det = zero;
+    if (args.grad_compensations) {
+        const F kept = way.det * inverse, root = root_of(kept);
+        const F to_kept = kept > args.floor ? 0.5f * pull.compensation / root : zero;  // none through the floor
+        to_det = to_kept * inverse;
+        to_blurred -= to_det * kept;
+    }
+    const F xx = pull.conic[2] * inverse + args.blur * to_blurred, yy = pull.conic[0] * inverse + args.blur * to_blurred;
+    const F xy = -pull.conic[1] * inverse, twice = 2.0f * (to_det + to_blurred);
+    const F n[3] = {twice * (a[1] * b[2] - a[2] * b[1]), twice * (a[2] * b[0] - a[0] * b[2]),
+                    twice * (a[0] * b[1] - a[1] * b[0])};
+    for (int i = 0; i < 3; ++i) {
+        const int j = (i + 1) % 3, k = (i + 2) % 3;
+        to[0][i] = 2.0f * xx * a[i] + xy * b[i] + (b[j] * n[k] - b[k] * n[j]);
+        to[1][i] = 2.0f * yy * b[i] + xy * a[i] + (n[j] * a[k] - n[k] * a[j]);
+    }
 }
 
 // `pull`: the gradient by the picture -> by the Gaussian, and by the camera's turn and shift, row by row.
@@ -152,12 +161,11 @@ DF_BODY void project_backward(const SplatProjectArgs& args, const Camera& camera
                               const Picture<F>& pull, Gaussian<F>& to, F (&to_view)[12]) {
     const Way<F> way = way_of(g, camera, args.blur);
     const F near = 1.0f / way.at[2], zero{};
-    F cov[3], N[3][3], at[3];
-    covariance_gradient(args, way, pull, cov);
+    F T[2][3], N[3][3], at[3];
+    rows_gradient(args, way, pull, T);
     F J00{}, J02{}, J11{}, J12{};
     for (int j = 0; j < 3; ++j) {
-        const F t0 = 2.0f * cov[0] * way.T[0][j] + cov[1] * way.T[1][j];
-        const F t1 = cov[1] * way.T[0][j] + 2.0f * cov[2] * way.T[1][j];
+        const F t0 = T[0][j], t1 = T[1][j];
         J00 += t0 * way.N[0][j], J02 += t0 * way.N[2][j], J11 += t1 * way.N[1][j], J12 += t1 * way.N[2][j];
         N[0][j] = way.J00 * t0, N[1][j] = way.J11 * t1, N[2][j] = way.J02 * t0 + way.J12 * t1;
     }
@@ -183,9 +191,12 @@ DF_BODY void project_backward(const SplatProjectArgs& args, const Camera& camera
     const F w = way.unit[0], a = way.unit[1], b = way.unit[2], c = way.unit[3];
     const F turned[4] = {
         2.0f * (a * (R[2][1] - R[1][2]) + b * (R[0][2] - R[2][0]) + c * (R[1][0] - R[0][1])),
-        2.0f * (-2.0f * a * (R[1][1] + R[2][2]) + b * (R[0][1] + R[1][0]) + c * (R[0][2] + R[2][0]) + w * (R[2][1] - R[1][2])),
-        2.0f * (a * (R[0][1] + R[1][0]) - 2.0f * b * (R[0][0] + R[2][2]) + c * (R[1][2] + R[2][1]) + w * (R[0][2] - R[2][0])),
-        2.0f * (a * (R[0][2] + R[2][0]) + b * (R[1][2] + R[2][1]) - 2.0f * c * (R[0][0] + R[1][1]) + w * (R[1][0] - R[0][1]))};
+        2.0f * (-2.0f * a * (R[1][1] + R[2][2]) + b * (R[0][1] + R[1][0]) + c * (R[0][2] + R[2][0]) +
+                w * (R[2][1] - R[1][2])),
+        2.0f * (a * (R[0][1] + R[1][0]) - 2.0f * b * (R[0][0] + R[2][2]) + c * (R[1][2] + R[2][1]) +
+                w * (R[0][2] - R[2][0])),
+        2.0f * (a * (R[0][2] + R[2][0]) + b * (R[1][2] + R[2][1]) - 2.0f * c * (R[0][0] + R[1][1]) +
+                w * (R[1][0] - R[0][1]))};
     const F radial = w * turned[0] + a * turned[1] + b * turned[2] + c * turned[3];
     for (int i = 0; i < 4; ++i) to.quat[i] = (turned[i] - way.unit[i] * radial) / way.length;
 }

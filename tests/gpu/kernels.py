@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamforge import bench_splat
 from dreamforge.ops import (
     adam,
     antialias,
@@ -38,9 +39,11 @@ from dreamforge.ops import (
     raster,
     texture,
 )
-from dreamforge.ops.dispatch import backends
+from dreamforge.ops.dispatch import Backend, backends
 from dreamforge.ops.hashgrid import HashGrid
+from dreamforge.ops.splat import rasterization
 from dreamforge.types import DreamforgeError
+from tests import splats
 
 GOLDEN = 2**20  # bytes at most
 SAMPLES, RAYS = 2**18, 2**14
@@ -187,6 +190,19 @@ def surface_case(size: tuple[int, int, int], training: bool) -> Case:
         answer = {**given} | gradients([vertices, deviation, corners], leaves)
         return answer | {"out.faces": faces.to(vertices.dtype), "out.triangles": triangles.to(vertices.dtype)}
 
+
+def splat_case(count: int, bases: int, **options: Any) -> Case:
+    """Gaussians at 60 x 40 pixels from two cameras; ``options`` of the rasterisation."""
+
+    def run(device: torch.device, exact: bool) -> Answer:
+        given = splats.scene(count, 60, 40, bases=bases)
+        sizes = {name: given.pop(name) for name in ("width", "height")}
+        at = placed(given, device, exact)
+        fixed = {"Ks": at.pop("Ks").detach()}
+        backend: Backend = "torch" if exact else "native"
+        rendered, alphas, _ = rasterization(**at, **fixed, **sizes, backend=backend, **options)
+        return {**given} | gradients([rendered, alphas], at)
+
     return run
 
 
@@ -205,6 +221,8 @@ CASES: dict[str, Case] = {
     "texture": texture_case(200),
     "surface": surface_case((5, 4, 6), training=False),
     "surface-training": surface_case((4, 6, 5), training=True),
+    "splat": splat_case(300, 0),
+    "splat-harmonics": splat_case(200, 9, sh_degree=2, rasterize_mode="antialiased", render_mode="RGB+D"),
 }
 
 
@@ -233,8 +251,10 @@ def libraries(device: torch.device, golden: Answer) -> list[dict[str, Any]]:
     calls: dict[str, Callable[[], Tensor]] = {
         "tinycudann": lambda: peers.encode_tinycudann(case["x"].to(device), case["table"].to(device), grid),
         "nerfacc": lambda: peers.render_nerfacc(packed(60, 12, device, torch.float32), *_rendered(device), 0.03)[0],
+        "gsplat": lambda: rasterization(**_splats(device), backend="gsplat")[0],
     }
     wanted = {"tinycudann": case["out0"], "nerfacc": render_case(60, 12, 3)(device, False)["out0"]}
+    wanted["gsplat"] = rasterization(**_splats(device), backend="native")[0]
     for name, call in calls.items():
         try:
             out = call().detach()
@@ -245,6 +265,11 @@ def libraries(device: torch.device, golden: Answer) -> list[dict[str, Any]]:
         error = _error(out, wanted[name])
         found.append({"library": name, "error": error, "right": error < 1e-3})
     return found
+
+
+def _splats(device: torch.device, scene: dict[str, Any] | None = None) -> dict[str, Any]:
+    given = scene or splats.scene(300, 60, 40)
+    return {name: one.to(device) if isinstance(one, Tensor) else one for name, one in given.items()}
 
 
 def _rendered(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -299,6 +324,24 @@ def _whole_tinycudann(device: torch.device) -> torch.nn.Module:
     network = {"otype": "FullyFusedMLP", "activation": "ReLU", "output_activation": "None", **sizes}
     module: torch.nn.Module = library.NetworkWithInputEncoding(3, WIDTHS[-1], peers.tinycudann_config(GRID), network)
     return module.to(device)
+
+
+def splat_speed(device: torch.device) -> dict[str, float]:
+    """Milliseconds of 100 000 and 200 000 Gaussians at 512 x 512, forward and backward, by ours and by gsplat."""
+    found = {}
+    for count in (100_000, 200_000) if device.type == "cuda" else (1000,):
+        for name, backend in (("ours", "native"), ("gsplat", "gsplat")):
+            given = _splats(device, bench_splat.scene(count))
+            leaves = [given[key].requires_grad_() for key in ("means", "quats", "scales", "opacities", "colors")]
+
+            def both_ways(given: Any = given, leaves: Any = leaves, backend: Any = backend) -> object:
+                return torch.autograd.grad(rasterization(**given, backend=backend)[0].sum(), leaves)
+
+            try:
+                found[f"{name}, {count}"] = _timed(both_ways, device)
+            except (DreamforgeError, RuntimeError):
+                continue
+    return found
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:
@@ -358,18 +401,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "libraries": libraries(device, golden),
         "compute-sanitizer": sanitized(device),
         "ms": speed(device),
+        "splat ms": splat_speed(device),
     }
     others = [ms for name, ms in found["ms"].items() if name not in ("ours", "torch")]
     wrong = [case["case"] for case in cases if not case["right"]]
     wrong += [one["library"] for one in found["libraries"] if one.get("right") is False]
     wrong += [name for name, said in found["compute-sanitizer"].items() if said not in ("clean", "not on this machine")]
     wrong += ["slower than another library"] * any(ms < found["ms"]["ours"] for ms in others)
+    splat_ms = found["splat ms"]
+    wrong += [name for name, ms in splat_ms.items() if ms < splat_ms.get(name.replace("gsplat", "ours"), ms)]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "kernels.json").write_text(json.dumps(found | {"wrong": wrong}, indent=1) + "\n", "utf-8")
     save(golden, options.out / "golden.safetensors")
     for case in cases:
         print(f"{case['case']:<16} error {case['error']:.1e}  {'right' if case['right'] else 'WRONG'}")
-    print(json.dumps({key: found[key] for key in ("device", "libraries", "compute-sanitizer", "ms")}, indent=1))
+    print(
+        json.dumps(
+            {key: found[key] for key in ("device", "libraries", "compute-sanitizer", "ms", "splat ms")}, indent=1
+        )
+    )
     print(f"wrong: {', '.join(wrong)}" if wrong else "all is right")
     return 1 if wrong else 0
 

@@ -1,0 +1,78 @@
+"""Gaussians and cameras for tests of splatting."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamforge.ops import splat
+from tests.agreement import assert_agrees
+
+NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats")
+
+
+def cameras(count: int, width: int, height: int, distance: float = 3.0) -> tuple[Tensor, Tensor]:
+    """``viewmats [count,4,4]`` around the origin that look at it, slightly from above, and ``Ks`` off the centre."""
+    views = []
+    for number in range(count):
+        a, b = 0.9 * number + 0.2, 0.3
+        around = torch.tensor([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
+        above = torch.tensor([[1, 0, 0], [0, math.cos(b), -math.sin(b)], [0, math.sin(b), math.cos(b)]])
+        view = torch.eye(4)
+        view[:3, :3] = above @ around
+        view[:3, 3] = torch.tensor([0.05, -0.1, distance + 0.3 * number])
+        views.append(view)
+    focal = 1.2 * max(width, height)
+    K = torch.tensor([[focal, 0, 0.45 * width], [0, 1.1 * focal, 0.55 * height], [0, 0, 1]])
+    return torch.stack(views), K.expand(count, 3, 3).clone()
+
+
+def scene(
+    count: int, width: int, height: int, views: int = 2, channels: int | None = 3, bases: int = 0, seed: int = 0
+) -> dict[str, Any]:
+    """Arguments of ``rasterization``, of float32. ``bases``: of the harmonics, in the place of ``channels``."""
+    draws = torch.Generator().manual_seed(seed)
+    viewmats, Ks = cameras(views, width, height)
+    colors = torch.rand(count, channels or 3, generator=draws)
+    if bases:
+        colors = 0.5 * torch.randn(count, bases, 3, generator=draws)
+    return {
+        "means": 2 * torch.rand(count, 3, generator=draws) - 1,
+        "quats": torch.randn(count, 4, generator=draws),
+        "scales": torch.exp(torch.randn(count, 3, generator=draws) - 2.5),
+        "opacities": torch.rand(count, generator=draws),
+        "colors": colors,
+        "viewmats": viewmats,
+        "Ks": Ks,
+        "width": width,
+        "height": height,
+        "backgrounds": torch.rand(views, 3 if bases else channels or 3, generator=draws),
+    }
+
+
+def answers(given: dict[str, Any], dtype: torch.dtype, **options: Any) -> dict[str, Tensor]:
+    """Pictures, alpha, what is between, and gradients of a random sum of pictures and alphas."""
+    tensors = {key: one.detach().to(dtype) if isinstance(one, Tensor) else one for key, one in given.items()}
+    names = [*NAMES, *(["backgrounds"] if tensors.get("backgrounds") is not None else [])]
+    for name in names:
+        tensors[name].requires_grad_()
+    rendered, alphas, meta = splat.rasterization(**tensors, absgrad=True, **options)
+    meta["means2d"].retain_grad()
+    draws = torch.Generator().manual_seed(9)
+    pulls = [torch.randn(one.shape, generator=draws).to(one) for one in (rendered, alphas)]
+    wanted = [*(tensors[name] for name in names), meta["means2d"]]
+    grads = torch.autograd.grad([rendered, alphas], wanted, pulls, allow_unused=True, materialize_grads=True)
+    between = {name: meta[name].detach() for name in ("means2d", "depths", "conics", "opacities")}
+    found = {"rendered": rendered.detach(), "alphas": alphas.detach(), "absgrad": meta["means2d"].absgrad, **between}
+    return found | {f"grad {name}": grad for name, grad in zip([*names, "means2d"], grads, strict=True)}
+
+
+def assert_close(ours: dict[str, Tensor], exact: dict[str, Tensor], rtol: float = 3e-4, whole: float = 3e-5) -> None:
+    """Every number within ``rtol`` of itself or of a tenth of the tensor's greatest, the whole within ``whole``."""
+    for name, wanted in exact.items():
+        try:
+            atol = max(1e-6, rtol * 1e-1 * float(wanted.abs().max()))
+            assert_agrees(ours[name], wanted, rtol=rtol, atol=atol, whole=whole)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
