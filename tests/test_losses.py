@@ -147,7 +147,9 @@ def test_nothing_hit_is_no_accident():
     empty = volume([[], []], normal=torch.zeros(1, 1, 2, 3, dtype=torch.float64))
     assert empty.samples is not None
     empty = replace(empty, samples=replace(empty.samples, gradient=torch.zeros(0, 3, dtype=torch.float64)))
-    total, values = losses.total(empty, dict.fromkeys(losses.LOSSES, 1.0) | {"tv_rgb": 0, "tv_depth": 0}, 0.0)
+    others = ("tv_rgb", "tv_depth", "deviation", "signs", "smooth_normals")
+    weights = dict.fromkeys(losses.LOSSES, 1.0) | dict.fromkeys(others, 0.0)
+    total, values = losses.total(empty, weights, 0.0)
     assert torch.isfinite(total)
     for name in ("orientation", "z_variance", "emptiness", "distortion", "eikonal"):
         assert values[name].item() == 0.0

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "THIRD_PARTY.md", "CHANGELOG.md")
 TEXT = {name: (ROOT / name).read_text("utf-8") for name in DOCUMENTS}
 COMMANDS = (
-    "generate", "resume", "export", "render", "eval", "compare", "reproduce", "list", "prior train", "prior sample",
+    "generate", "resume", "convert", "export", "render", "eval", "compare", "reproduce", "list", "prior train",
+    "prior sample",
     "prior info", "toybox show", "bench", "doctor",
 )  # fmt: skip
 

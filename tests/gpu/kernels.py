@@ -170,6 +170,8 @@ def texture_case(points: int) -> Case:
         compute = texture.texture_reference if exact else texture.texture_native
         return {**given} | gradients([compute(texture.pyramid(at["texels"]), at["uv"], mix, "trilinear", "wrap")], at)
 
+    return run
+
 
 def surface_case(size: tuple[int, int, int], training: bool) -> Case:
     """Random signs. What a number belongs to hangs on the faces, which must be the same."""
@@ -189,6 +191,8 @@ def surface_case(size: tuple[int, int, int], training: bool) -> Case:
         leaves = at if training else {key: one for key, one in at.items() if key != "gamma"}
         answer = {**given} | gradients([vertices, deviation, corners], leaves)
         return answer | {"out.faces": faces.to(vertices.dtype), "out.triangles": triangles.to(vertices.dtype)}
+
+    return run
 
 
 def splat_case(count: int, bases: int, **options: Any) -> Case:
