@@ -23,7 +23,12 @@ from dreamforge.scenes.convert import agreement, convert
 from dreamforge.slots import make
 from dreamforge.types import Scene
 
-ASKED = {"hash_nerf to mesh": 30.0, "hash_nerf to gaussians": 28.0, "gaussians to mesh": 28.0, "mesh to gaussians": 28.0}
+ASKED = {
+    "hash_nerf to mesh": 30.0,
+    "hash_nerf to gaussians": 28.0,
+    "gaussians to mesh": 28.0,
+    "mesh to gaussians": 28.0,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,9 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = convert(scenes[source], make("scene", TARGETS[target]), 0, torch.device("cpu"))
         seconds = time.perf_counter() - began
         scenes.setdefault(target, made)
-        psnr = agreement(scenes[source], made, options.views, options.resolution, 0, torch.device("cpu"))
-        found.append({"conversion": name, "asked_db": asked, "db": round(psnr, 2), "seconds": round(seconds, 1)})
-        print(f"{name}: {psnr:.2f} dB (asked {asked:g}), {seconds:.1f} s, load {load:.1f} before it", flush=True)
+        compared = (scenes[source], made, options.views, options.resolution, 0, torch.device("cpu"))
+        psnr, solid = agreement(*compared), agreement(*compared, solid=True)
+        row = {"conversion": name, "asked_db": asked, "db": round(psnr, 2), "solid_db": round(solid, 2)}
+        found.append({**row, "seconds": round(seconds, 1)})
+        print(
+            f"{name}: {psnr:.2f} dB (asked {asked:g}), {solid:.2f} where both are opaque, {seconds:.1f} s, load "
+            f"{load:.1f} before it",
+            flush=True,
+        )
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     return 0 if all(one["db"] >= one["asked_db"] for one in found) else 1

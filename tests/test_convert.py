@@ -26,7 +26,7 @@ from dreamforge.scenes.mesh import SdfMesh
 from dreamforge.types import DreamforgeError, Mesh, NoMesh, Scene
 
 CPU = torch.device("cpu")
-SMALL = Effort(points=60, batch=1 << 13, pictures=40, views=2, resolution=48)
+SMALL = Effort(points=100, batch=1 << 13, pictures=60, views=1, resolution=96)
 SPECS: dict[str, Any] = {
     "nerf": HashNerf(
         levels=4, log2_entries=13, finest=48, samples=64, occupancy_cells=24, hidden=16, density_scale=5.0
@@ -59,16 +59,16 @@ def test_pictures_stay_alike(source: str, target: str, sources: dict[str, Scene]
     """A short conversion; with the full effort see ``python -m tests.conversions``."""
     heard: list[tuple[int, int]] = []
     made = convert(sources[source], SPECS[target], 1, CPU, SMALL, lambda done, steps: heard.append((done, steps)))
-    assert agreement(sources[source], made, 4, 48, 0, CPU) > 20
+    assert agreement(sources[source], made, 3, 96, 0, CPU) > 20
     total = SMALL.pictures + (SMALL.points if target == "nerf" else 0)
     assert heard == [(done, total) for done in range(1, total + 1)]
 
 
 def test_the_start_on_the_surface_is_alike_already(sources: dict[str, Scene]) -> None:
-    rough = agreement(sources["mesh"], sources["gaussians"], 4, 48, 0, CPU)
-    assert rough > 17
+    rough = agreement(sources["mesh"], sources["gaussians"], 3, 96, 0, CPU)
+    assert rough > 12
     better = convert(sources["mesh"], SPECS["gaussians"], 1, CPU, SMALL)
-    assert agreement(sources["mesh"], better, 4, 48, 0, CPU) > rough + 2, "pictures teach more"
+    assert agreement(sources["mesh"], better, 3, 96, 0, CPU) > rough + 5, "pictures teach more"
 
 
 def test_agreement_is_the_psnr_over_both_foregrounds(sources: dict[str, Scene]) -> None:
@@ -85,11 +85,11 @@ def test_agreement_is_the_psnr_over_both_foregrounds(sources: dict[str, Scene]) 
 def test_points_on_a_surface_are_even_and_know_its_normal_and_color() -> None:
     mesh = ball()
     place, normal, color = on_surface(mesh, 4000, torch.Generator().manual_seed(0))
-    assert (place.norm(dim=1) - 0.5).abs().max() < 5e-3
+    assert (place.norm(dim=1) - 0.5).abs().max() < 6e-3  # the grid's cubes are 6 cm wide
     assert (normal * place / 0.5).sum(1).min() > 0.97
     assert ((color[:, 0] > color[:, 1]) == (place[:, 0] > 0)).float().mean() > 0.97
     assert place.mean(0).abs().max() < 0.01 and torch.cov(place.t()).diag().sub(0.25 / 3).abs().max() < 3e-3
-    assert float(face_areas(mesh).sum()) == pytest.approx(math.pi, rel=0.01)
+    assert float(face_areas(mesh).sum()) == pytest.approx(math.pi, rel=0.02)
 
 
 def test_quaternions_turn_z_to_the_normal() -> None:
@@ -102,11 +102,10 @@ def test_distances_are_signed_and_true() -> None:
     points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     exact = points.norm(dim=1) - 0.5
     found = signed_distance(ball(), points)
-    assert (found - exact).abs().max() < 5e-3
-    assert ((found < 0) == (exact < 0))[exact.abs() > 3e-3].all()
-    mesh = ball()
-    cracked = replace(mesh, faces=mesh.faces[torch.arange(len(mesh.faces)) % 50 != 0])
-    found = signed_distance(cracked, points)
+    assert (found - exact).abs().max() < 8e-3
+    assert ((found < 0) == (exact < 0))[exact.abs() > 6e-3].all()
+    mesh = SdfMesh(resolution=32, radius=0.5).build(0).extract(256)  # faces of 7 mm
+    found = signed_distance(replace(mesh, faces=mesh.faces[torch.arange(len(mesh.faces)) % 50 != 0]), points)
     assert ((found < 0) == (exact < 0))[exact.abs() > 0.03].all(), "small holes let nothing out"
 
 

@@ -41,9 +41,12 @@ class Effort:
 
     points: int = 200
     batch: int = 1 << 15
-    pictures: int = 400
+    pictures: int = 250
     views: int = 2
     resolution: int = 192
+
+
+MESH = Effort(pictures=150, resolution=128)  # a mesh is drawn at twice the resolution, and its start is nearly right
 
 
 def convert(
@@ -53,7 +56,8 @@ def convert(
 
     Raises DreamforgeError for a source without a surface, and for a spec that no scene can be converted to.
     """
-    effort, say = effort or Effort(), on_step or (lambda done, steps: None)
+    effort = effort or (MESH if isinstance(spec, SdfMesh) else Effort())
+    say = on_step or (lambda done, steps: None)
     target: GaussianScene | MeshScene | HashNerfScene
     learnt = effort.points if isinstance(spec, HashNerf) else 0
     if isinstance(spec, Gaussians):
@@ -79,10 +83,10 @@ def gaussians_on(mesh: Mesh, spec: Gaussians, seed: int, device: torch.device) -
     """``spec.count`` flat Gaussians evenly on a surface, in its colours."""
     place, normal, color = on_surface(mesh, spec.count, generator(seed, "convert", "surface"))
     apart = math.sqrt(float(face_areas(mesh).sum()) / spec.count)
-    flat = torch.tensor([0.6 * apart, 0.6 * apart, 0.15 * apart])
+    flat = torch.tensor([0.5 * apart, 0.5 * apart, 0.1 * apart])
     sh = torch.zeros(spec.count, (spec.sh_degree + 1) ** 2, 3)
     sh[:, 0] = (color - 0.5) / 0.28209479177387814
-    start = Splats(place, flat.log().repeat(spec.count, 1), turned_to(normal), torch.full((spec.count,), 3.0), sh)
+    start = Splats(place, flat.log().repeat(spec.count, 1), turned_to(normal), torch.full((spec.count,), 2.5), sh)
     return GaussianScene(spec, start, seed, device)
 
 
@@ -162,16 +166,19 @@ def _optimiser(scene: Any) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def agreement(one: Scene, two: Scene, views: int, resolution: int, seed: int, device: torch.device) -> float:
-    """PSNR in dB between pictures of two scenes from ``views`` new sides, over the union of both foregrounds."""
+def agreement(
+    one: Scene, two: Scene, views: int, resolution: int, seed: int, device: torch.device, solid: bool = False
+) -> float:
+    """PSNR in dB between pictures of two scenes from ``views`` new sides, over the union of both foregrounds (alpha
+    above 1/2); ``solid``: where both are opaque (above 0.98) alone, without the edges."""
     error, pixels = 0.0, 0
     for view in range(views):
         cameras = AROUND.sample(1, resolution, 0.0, derive(seed, "unseen", view)).to(device)
         white = torch.ones(1, 3, device=device)
         a, b = (scene.render(cameras, white, derive(seed, "unseen", view)) for scene in (one, two))
-        either = ((a.alpha > 0.5) | (b.alpha > 0.5))[..., 0]
-        error += float((a.rgb - b.rgb)[either].double().square().sum())
-        pixels += 3 * int(either.sum())
+        seen = (a.alpha > 0.98) & (b.alpha > 0.98) if solid else (a.alpha > 0.5) | (b.alpha > 0.5)
+        error += float((a.rgb - b.rgb)[seen[..., 0]].double().square().sum())
+        pixels += 3 * int(seen.sum())
     return -10 * math.log10(max(error / max(pixels, 1), 1e-10))
 
 
