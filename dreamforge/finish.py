@@ -10,9 +10,10 @@ import torch
 
 from dreamforge import pictures
 from dreamforge.config import Recipe
+from dreamforge.export.splats import write_splats
 from dreamforge.files import atomic_write
 from dreamforge.report import report
-from dreamforge.types import Mesh, NoMesh, Scene
+from dreamforge.types import HasSplats, Mesh, NoMesh, Scene
 
 FLAT_SIZE = 512  # pixels of the picture of a scene without a surface
 
@@ -24,6 +25,9 @@ def finish(folder: Path, recipe: Recipe, scene: Scene, device: torch.device, say
         facts = _write_mesh(folder, recipe, finished_mesh(scene, recipe), say)
     except NoMesh:
         facts = _write_picture(folder, scene, device)
+    if isinstance(scene, HasSplats):
+        write_splats(scene.splats(), folder / "splats.ply", extras=_origin(recipe))
+        facts["splats"] = "splats.ply"
     asset = (folder / facts["asset"]).read_bytes()
     facts |= {"sha256": hashlib.sha256(asset).hexdigest(), "bytes": len(asset), "steps": recipe.steps}
     atomic_write(folder / "report.html", report(folder, recipe, facts).encode())
@@ -42,7 +46,11 @@ def write_asset(mesh: Mesh, path: Path, recipe: Recipe, format: str) -> None:
     """The mesh as a file that says where it comes from."""
     from dreamforge.export.write import export
 
-    export(mesh, path, format, {"prompt": recipe.prompt, "recipe": recipe.name, "seed": recipe.seed})
+    export(mesh, path, format, _origin(recipe))
+
+
+def _origin(recipe: Recipe) -> dict[str, Any]:
+    return {"prompt": recipe.prompt, "recipe": recipe.name, "seed": recipe.seed}
 
 
 def write_turntable(mesh: Mesh, path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from dreamforge.files import atomic_write, remove_partial
 from dreamforge.types import DreamforgeError
 
-FILES = ("recipe.yaml", "result.json", "manifest.json", "metrics.jsonl", "report.html", "turntable.webp")
+FILES = ("recipe.yaml", "result.json", "manifest.json", "metrics.jsonl", "report.html", "turntable.webp", "splats.ply")
 FOLDERS = ("previews", "checkpoints")
 
 

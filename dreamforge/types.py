@@ -328,6 +328,13 @@ class CameraSampler(Protocol):
 
 
 @runtime_checkable
+class HasSplats(Protocol):
+    """A scene that is 3D Gaussians."""
+
+    def splats(self) -> Splats: ...
+
+
+@runtime_checkable
 class Scene(Protocol):
     """Something differentiable that can be rendered and, mostly, turned into a mesh."""
 

@@ -46,6 +46,7 @@ class Effort:
     resolution: int = 192
 
 
+USUAL = Effort()
 MESH = Effort(pictures=150, resolution=128)  # a mesh is drawn at twice the resolution, and its start is nearly right
 
 
@@ -56,7 +57,7 @@ def convert(
 
     Raises DreamforgeError for a source without a surface, and for a spec that no scene can be converted to.
     """
-    effort = effort or (MESH if isinstance(spec, SdfMesh) else Effort())
+    effort = effort or (MESH if isinstance(spec, SdfMesh) else USUAL)
     say = on_step or (lambda done, steps: None)
     target: GaussianScene | MeshScene | HashNerfScene
     learnt = effort.points if isinstance(spec, HashNerf) else 0

@@ -1,0 +1,81 @@
+"""Runs that become other kinds of scenes: as a command, and as stages of a recipe."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreamforge import config, runs
+from dreamforge.conversion import convert
+from dreamforge.export.splats import read_splats
+from dreamforge.scenes import convert as scenes_convert
+from dreamforge.scenes.convert import Effort
+from dreamforge.scenes.gaussians import GaussianScene
+from dreamforge.scenes.mesh import MeshScene
+from dreamforge.types import DreamforgeError
+
+TINY = ["steps=4", "views=1", "resolution=16", "export.resolution=32", "scene.samples=32", "scene.levels=3"]
+TINY += ["scene.occupancy_cells=16", "checkpoint_every=2", "device=cpu"]
+SMALL = ["count=200", "capacity=300"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversions of a few pictures."""
+    for name in ("MESH", "USUAL"):
+        monkeypatch.setattr(scenes_convert, name, Effort(points=2, batch=64, pictures=3, views=1, resolution=16))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    recipe = config.load("default", TINY, {"prompt": "a red mushroom"})
+    return runs.generate(recipe, tmp_path_factory.mktemp("runs") / "nerf")
+
+
+def test_a_run_becomes_gaussians_and_says_so(run: runs.Run) -> None:
+    made = convert(run.path, "gaussians", overrides=SMALL)
+    assert made.path == run.path.with_name("nerf-gaussians") and made.asset.is_file()
+    scene = made.scene("cpu")
+    assert isinstance(scene, GaussianScene) and int(scene.alive.sum()) == 200
+    assert len(read_splats(made.path / "splats.ply").means) == 200
+    stages = made.recipe.stages
+    assert [stage.steps for stage in stages] == [4, 0] and stages[1].origin == "previous"
+    assert json.loads((made.path / "result.json").read_text())["splats"] == "splats.ply"
+    assert convert(run.path, "gaussians", overrides=SMALL).path == made.path, "done already"
+    with pytest.raises(DreamforgeError, match="already holds another run"):
+        convert(run.path, "gaussians", overrides=["count=100", "capacity=300"])
+    again = convert(run.path, "gaussians", overrides=["count=100", "capacity=300"], overwrite=True)
+    assert len(read_splats(again.path / "splats.ply").means) == 100
+
+
+def test_its_recipe_makes_it_again(run: runs.Run, tmp_path: Path) -> None:
+    """From the prompt on, in the same bytes; also when it is stopped before the conversion."""
+    made = convert(run.path, "mesh", tmp_path / "mesh", ["resolution=16", "levels=3"])
+    assert isinstance(made.scene("cpu"), MeshScene)
+    whole = runs.generate(config.load(made.path / "recipe.yaml"), tmp_path / "whole")
+    assert whole.asset.read_bytes() == made.asset.read_bytes()
+    assert [line["step"] for line in whole.metrics()] == [1, 2, 3, 4]
+
+
+def test_a_stage_goes_on_with_the_converted_scene(tmp_path: Path) -> None:
+    stages: list[dict[str, Any]] = [
+        {"steps": 2},
+        {"steps": 2, "scene": {"use": "gaussians.Gaussians", "count": 50, "capacity": 80}, "losses": {}},
+    ]
+    recipe = config.load("default", TINY, {"prompt": "a red mushroom", "stages": stages})
+    done = runs.generate(recipe, tmp_path / "two")
+    assert isinstance(done.scene("cpu"), GaussianScene) and len(done.metrics()) == 4
+    assert torch.isfinite(done.scene("cpu").state()["means"]).all()
+
+
+def test_what_cannot_be_is_told(run: runs.Run, tmp_path: Path) -> None:
+    with pytest.raises(DreamforgeError, match="choose one"):
+        convert(run.path, "mash")
+    with pytest.raises(DreamforgeError, match="did you mean 'count'"):
+        convert(run.path, "gaussians", overrides=["cuont=3"])
+    with pytest.raises(DreamforgeError, match="is not a run"):
+        convert(tmp_path, "mesh")
+    with pytest.raises(DreamforgeError, match="'steps' was given 0"):
+        config.load("default", ["steps=0"])
