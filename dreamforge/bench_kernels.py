@@ -25,7 +25,7 @@ from dreamforge.types import DreamforgeError
 
 POINTS = 2**18
 RAYS = 2**14  # of 16 samples
-LEAST, LONG = 5, 1.5  # calls that are timed: at least so many, unless they take this many seconds
+LEAST, LONG = 21, 1.5  # calls that are timed: so many, as memory is new in the first ones; or these seconds
 GRID = HashGrid(16, 2, 19, 16, 256 ** (1 / 15))  # 16 to 4096
 WIDTHS = (32, 64, 64, 16)
 HIT = 0.1  # of the rows of a table in a step
