@@ -110,7 +110,8 @@ class Mesh:
     """A triangle mesh. Colours and texture are sRGB albedo in [0, 1]: no light in them.
 
     ``vertices [V,3]`` float32, ``faces [F,3]`` int64 counter-clockwise seen from outside, ``normals [V,3]``,
-    ``colors [V,3]``; or ``uv [V,2]`` (origin at the top left, as glTF) with ``texture [H,W,3]``.
+    ``colors [V,3]``; or ``uv [V,2]`` (origin at the top left, as glTF) with ``texture [H,W,3]``. ``material``, metallic
+    and roughness in [0, 1], linear, stands beside either: ``[V,2]`` beside colours, ``[H,W,2]`` beside a texture.
     """
 
     vertices: Tensor
@@ -119,6 +120,7 @@ class Mesh:
     colors: Tensor | None = None
     uv: Tensor | None = None
     texture: Tensor | None = None
+    material: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from dreamforge.geometry.distance import signed_distance
+from dreamforge.geometry.points import face_areas, on_surface
 from dreamforge.render.splat import rotations
 from dreamforge.scenes.canvas import Canvas
 from dreamforge.scenes.convert import (
     Effort,
     agreement,
     convert,
-    face_areas,
     gaussians_on,
     mesh_around,
-    on_surface,
-    signed_distance,
     turned_to,
 )
 from dreamforge.scenes.gaussians import Gaussians
@@ -101,11 +100,11 @@ def test_quaternions_turn_z_to_the_normal() -> None:
 def test_distances_are_signed_and_true() -> None:
     points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     exact = points.norm(dim=1) - 0.5
-    found = signed_distance(ball(), points)
+    found = signed_distance(ball(), points, 1.05)
     assert (found - exact).abs().max() < 8e-3
     assert ((found < 0) == (exact < 0))[exact.abs() > 6e-3].all()
     mesh = SdfMesh(resolution=32, radius=0.5).build(0).extract(256)  # faces of 7 mm
-    found = signed_distance(replace(mesh, faces=mesh.faces[torch.arange(len(mesh.faces)) % 50 != 0]), points)
+    found = signed_distance(replace(mesh, faces=mesh.faces[torch.arange(len(mesh.faces)) % 50 != 0]), points, 1.05)
     assert ((found < 0) == (exact < 0))[exact.abs() > 0.03].all(), "small holes let nothing out"
 
 

@@ -14,7 +14,7 @@ LAYERS = (
     "rng files data devices",
     "schedule noise cameras ops priors.parametrisation",
     "losses prompts render optimiser guidance.combine bench_isosurface",
-    "toybox pictures",
+    "toybox pictures geometry",
     "priors scenes export",
     "guidance evaluation",
     "engine overrides stopwatch",

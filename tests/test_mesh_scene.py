@@ -9,11 +9,12 @@ from torch import Tensor
 
 from dreamforge import losses
 from dreamforge.cameras import orbit
+from dreamforge.geometry.points import quartered
 from dreamforge.optimiser import SceneAdam
 from dreamforge.render.light import linear_to_srgb, shading, srgb_to_linear
 from dreamforge.render.raster import render_mesh
 from dreamforge.render.surface import Triangles, surface_render
-from dreamforge.scenes.mesh import MeshScene, SdfMesh, quartered
+from dreamforge.scenes.mesh import MeshScene, SdfMesh
 from dreamforge.types import Cameras, DreamforgeError, Mesh, RenderOutput, Surface
 from tests.test_hash_nerf import around, colored_ball
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from dreamforge.cameras import OrbitSampler
+from dreamforge.geometry.distance import signed_distance
+from dreamforge.geometry.points import face_areas, on_surface
 from dreamforge.optimiser import SceneAdam
 from dreamforge.render.volume import Field
 from dreamforge.rng import derive, generator
@@ -95,7 +97,7 @@ def mesh_around(mesh: Mesh, spec: SdfMesh, seed: int, device: torch.device) -> M
     """A grid of the surface's signed distances, and its colours in the field."""
     scene = spec.build(seed, device)
     with torch.no_grad():
-        scene.distance.copy_(signed_distance(mesh, scene.points.cpu()).to(device))
+        scene.distance.copy_(signed_distance(mesh, scene.points.cpu(), BOUND * MARGIN).to(device))
     optimiser = _optimiser(scene)
     for step in range(150):
         place, _, color = on_surface(mesh, 1 << 14, generator(seed, "convert", "color", step))
@@ -183,69 +185,9 @@ def agreement(
     return -10 * math.log10(max(error / max(pixels, 1), 1e-10))
 
 
-# ---- geometry
-
-
-def face_areas(mesh: Mesh) -> Tensor:
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    areas: Tensor = torch.linalg.cross(b - a, c - a).norm(dim=1) / 2
-    return areas
-
-
-def on_surface(mesh: Mesh, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """``count`` points evenly on a mesh: places, unit normals, colours, each ``[count,3]``, on the CPU."""
-    total = face_areas(mesh).double().cumsum(0)
-    where = (torch.arange(count) + torch.rand(count, generator=draws)).double() * (total[-1] / count)
-    face = torch.searchsorted(total, where).clamp_max(len(total) - 1)
-    one, two = torch.rand(2, count, 1, generator=draws)
-    flip = one + two > 1
-    one, two = torch.where(flip, 1 - one, one), torch.where(flip, 1 - two, two)
-    corners = mesh.faces[face]
-
-    def mix(values: Tensor) -> Tensor:
-        a, b, c = values[corners].unbind(1)
-        return a + one * (b - a) + two * (c - a)
-
-    a, b, c = mesh.vertices[corners].unbind(1)
-    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
-    color = torch.full_like(normal, 0.5) if mesh.colors is None else mix(mesh.colors)
-    return mix(mesh.vertices), normal, color
-
-
 def turned_to(normal: Tensor) -> Tensor:
     """Quaternions ``[N,4]`` wxyz that turn the z axis to unit ``normal [N,3]``, the short way."""
     x, y, z = normal.unbind(1)
     half = torch.stack([1 + z, -y, x, torch.zeros_like(x)], 1)
     back = (z < -0.9999)[:, None]  # there is no short way: half a turn about x
     return torch.nn.functional.normalize(torch.where(back, half.new_tensor([0.0, 1, 0, 0]), half), dim=1)
-
-
-def signed_distance(mesh: Mesh, points: Tensor) -> Tensor:
-    """Distances ``[N]`` in metres of ``points [N,3]`` to a mesh, negative inside, to about 2 mm.
-
-    From the nearest of many points on it: the side of its face says where one is close by, and farther away whether
-    the surface, drawn into voxels, encloses the point. So a mesh may have cracks narrower than a voxel.
-    """
-    from scipy.spatial import cKDTree
-
-    place, normal, _ = on_surface(mesh, 1 << 18, generator(0, "signed distance"))
-    far, nearest = cKDTree(place.numpy()).query(points.numpy())
-    distance, nearest = torch.from_numpy(far).float(), torch.from_numpy(nearest)
-    outward = ((points - place[nearest]) * normal[nearest]).sum(1) >= 0
-    enclosed = _enclosed(place, points)
-    close = distance < 3 * BOUND * MARGIN * 2 / EXTRACTION
-    inside = torch.where(close, ~outward, enclosed)
-    return torch.where(inside, -distance, distance)
-
-
-def _enclosed(place: Tensor, points: Tensor) -> Tensor:
-    """Which ``points [N,3]`` lie in voxels that the surface through ``place [M,3]`` fills or encloses."""
-    from scipy.ndimage import binary_fill_holes
-
-    def voxel(at: Tensor) -> tuple[Tensor, ...]:
-        scaled = ((at / (BOUND * MARGIN) + 1) * (EXTRACTION / 2)).long().clamp(0, EXTRACTION - 1)
-        return tuple((scaled + 1).unbind(1))
-
-    shell = torch.zeros([EXTRACTION + 2] * 3, dtype=torch.bool)  # with air all around
-    shell[voxel(place)] = True
-    return torch.from_numpy(binary_fill_holes(shell.numpy()))[voxel(points)]

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dreamforge.geometry.points import quartered
 from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.isosurface import flexicubes, grid, marching_tetrahedra
@@ -208,13 +209,3 @@ class MeshScene:
     def _tensors(self) -> State:
         grown = {"distance": self.distance, "moves": self.moves, "weights": self.weights, "age": self.age}
         return {**grown, **self.color.tensors(), **self.sky.tensors()}
-
-
-def quartered(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Every face cut into four at the middles of its edges, which neighbours share."""
-    ends = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(1).values
-    edges, number = torch.unique(ends, dim=0, return_inverse=True)
-    middle = (number + len(vertices)).view(3, -1)
-    (a, b, c), (ab, bc, ca) = faces.unbind(1), middle.unbind(0)
-    quarters = [torch.stack(corners, 1) for corners in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
-    return torch.cat([vertices, vertices[edges].mean(1)]), torch.stack(quarters, 1).view(-1, 3)
