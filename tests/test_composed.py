@@ -16,8 +16,10 @@ from dreamforge.render.layers import composited
 from dreamforge.render.raster import render_mesh
 from dreamforge.scenes.canvas import Canvas
 from dreamforge.scenes.composed import Composed, ComposedScene, Placed, joined
+from dreamforge.scenes.convert import Effort, convert
 from dreamforge.scenes.gaussians import Gaussians
-from dreamforge.scenes.hash_nerf import HashNerf
+from dreamforge.scenes.groups import Group
+from dreamforge.scenes.hash_nerf import HashNerf, HashNerfScene
 from dreamforge.scenes.mesh import SdfMesh
 from dreamforge.scenes.placing import Frame
 from dreamforge.types import Cameras, DreamforgeError, Mesh, NoMesh, RenderOutput
@@ -139,6 +141,25 @@ def test_one_layer_is_the_picture_itself() -> None:
     assert torch.equal(seen.rgb, alone.rgb) and torch.equal(seen.alpha, alone.alpha)
 
 
+def test_colors_above_1_are_as_bright_as_alone() -> None:
+    """Gaussians' colours have no upper limit, only the picture has: values and gradients are those of the object."""
+    spec = replace(BALL, sh_degree=0, background_color=(1.0, 1.0, 1.0))
+    scene = Composed({"it": Placed(spec)}, background_color=(1.0, 1.0, 1.0)).build(0)
+    own = scene.objects["it"]
+    with torch.no_grad():
+        own.tensors["colors"].fill_(4.0)  # 1.6 of 1
+    grads = []
+    for one in (scene, own):
+        seen = one.render(cameras(), None, 0)
+        assert bool((seen.rgb == 1).any()) and bool((seen.rgb[seen.alpha[..., 0] > 0.1] == 1).all())
+        (grad,) = torch.autograd.grad(((seen.rgb - 0.3) * seen.alpha.detach()).sum(), own.tensors["colors"])
+        grads.append(grad)
+    torch.testing.assert_close(grads[0], grads[1])
+    with torch.no_grad():
+        dark = scene.render(cameras(), BLACK, 0)
+    assert bool((dark.rgb > dark.alpha).any()), "it is brighter than its alpha"
+
+
 # ---- frames
 
 
@@ -227,6 +248,26 @@ def test_the_field_of_all_is_where_they_are() -> None:
     flat = Composed({"a": Placed(Canvas(4)), "b": Placed(NERF)}).build(0)
     with pytest.raises(DreamforgeError, match="object 'a' has no field of density"):
         flat.density_field()
+
+
+def test_another_scene_goes_on_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converted: Gaussians lie on both surfaces, those of groups in the group that is there; a field learns from it."""
+    monkeypatch.setattr("dreamforge.scenes.convert.EXTRACTION", 16)
+    places = {"a": (-0.5, 0.0, 0.0), "b": (0.5, 0.1, 0.0)}
+    scene = Composed({name: Placed(replace(SOLID, radius=0.8), at, TURN, 0.4) for name, at in places.items()}).build(0)
+    groups = {name: Group(150, at, (0.0, 20.0, 0.0), 0.4) for name, at in places.items()}
+    still, cpu = Effort(points=1, batch=64, pictures=0), torch.device("cpu")
+    for spec in (Gaussians(count=300, capacity=300), Gaussians(capacity=300, groups=groups)):
+        made = convert(scene, spec, 0, cpu, still)
+        means = made.splats().means.detach()
+        middles = torch.tensor(list(places.values()))
+        apart, nearest = torch.cdist(means, middles).min(1)
+        assert len(means) == 300 and float((apart - 0.4 * 0.8).abs().max()) < 0.02
+        assert 100 < int(nearest.sum()) < 200
+        if spec.groups:
+            assert torch.equal(made.group, nearest)
+            assert made.render(cameras(), GREY, 0, ["b"]).alpha.any()
+    assert isinstance(convert(scene, NERF, 0, cpu, still), HashNerfScene)
 
 
 # ---- parts and learning

@@ -45,7 +45,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Composed:
-    """Named objects, of any kinds of scenes:
+    """Named objects in one scene, of any kinds of scenes.
 
         objects:
           hat: {scene: {use: gaussians.Gaussians}, position: [0, 0.6, 0], rotation_deg: [0, 90, 0], scale: 0.4}
@@ -112,7 +112,10 @@ class ComposedScene:
         return replace(picture, semantic=torch.cat([shares.get(name, none) for name in names], -1))
 
     def _layer(self, name: str, cameras: Cameras, seed: int) -> RenderOutput:
-        """An object where it stands, over black: its colour is then already times its alpha."""
+        """An object where it stands, over black: its colour is then already times its alpha.
+
+        A scene may hold its picture within [0, 1], as Gaussians do: over black that cuts off the least.
+        """
         frame = self.frames[name]
         seen = self.objects[name].render(frame.looked_into(cameras), torch.zeros_like(self.sky.color), seed)
         normal = None if seen.normal is None else (frame.turn * seen.normal[..., None, :]).sum(-1)
