@@ -53,7 +53,7 @@ class Composed:
 
     Every object lives in [-1, 1]^3 of its own frame, with its front at +Z, see ``Placed``. ``background`` as of
     ``hash_nerf.HashNerf``. Objects that share their room cannot be rendered exactly as layers, see
-    ``render.layers.composited``; groups of ``gaussians.Gaussians`` can.
+    ``render.layers.composited``; groups of ``gaussians.Gaussians`` can, and they end in one splats.ply.
     """
 
     objects: dict[str, Placed] = field(default_factory=dict, metadata={"entries": Placed})
