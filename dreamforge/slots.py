@@ -30,10 +30,7 @@ class Slot:
         """A spec object as YAML types, with the ``use`` that finds its class again."""
         cls = type(spec)
         own = cls.__module__.removeprefix(self._prefix() + ".")
-        values = OmegaConf.to_container(OmegaConf.structured(spec))
-        assert isinstance(values, dict)
-        inner = {key: SLOTS[slot].content(getattr(spec, key)) for key, slot in _nested(cls).items()}
-        return {"use": f"{own}.{cls.__qualname__}", **values, **inner}
+        return {"use": f"{own}.{cls.__qualname__}", **_content(spec)}
 
     def choices(self) -> dict[str, type]:
         """Our own classes for this slot, ``file.Class`` -> class."""
@@ -90,20 +87,52 @@ def locate(slot: str, use: str) -> type:
     return SLOTS[slot].locate(use)
 
 
-def make(slot: str, content: object) -> Any:
-    """The spec object of a slot's YAML block ``{use: file.Class, key: value, ...}``. Raises DreamforgeError."""
+def make(slot: str, content: object, where: str = "") -> Any:
+    """The spec object of a slot's YAML block ``{use: file.Class, key: value, ...}``. Raises DreamforgeError.
+
+    ``where``: the block's place in the recipe, for messages; the slot's name where it is not given.
+    """
+    where = where or slot
     if isinstance(content, str):
         content = {"use": content}
     if not isinstance(content, Mapping) or not isinstance(content.get("use"), str):
-        raise DreamforgeError(f"'{slot}' was given {content!r}, but expects a block with 'use: file.Class'.")
-    cls, values = locate(slot, content["use"]), {key: value for key, value in content.items() if key != "use"}
-    inner = {key: make(of, values[key]) for key, of in _nested(cls).items() if key in values}
-    return typed(cls, {**values, **inner}, slot)
+        raise DreamforgeError(f"'{where}' was given {content!r}, but expects a block with 'use: file.Class'.")
+    values = {key: value for key, value in content.items() if key != "use"}
+    return _block(locate(slot, content["use"]), values, where)
 
 
-def _nested(cls: type) -> dict[str, str]:
-    """The fields of a spec that hold another spec, with its slot: ``field(metadata={"slot": "scene"})``."""
-    return {one.name: one.metadata["slot"] for one in dataclasses.fields(cls) if "slot" in one.metadata}
+def _block(cls: type, values: object, where: str) -> Any:
+    """An object of the dataclass ``cls`` with the specs and entries that its YAML block holds."""
+    if not isinstance(values, Mapping):
+        return typed(cls, values, where)
+    inner = {key: make(of, values[key], f"{where}.{key}") for key, of in _marked(cls, "slot").items() if key in values}
+    for key, kind in _marked(cls, "entries").items():
+        if isinstance(entries := values.get(key), Mapping):
+            inner[key] = {name: _block(kind, one, f"{where}.{key}.{name}") for name, one in entries.items()}
+        elif key in values:
+            raise DreamforgeError(f"'{where}.{key}' was given {entries!r}, but expects a block with one name per line.")
+    return typed(cls, {**values, **inner}, where)
+
+
+def _content(spec: Any) -> dict[str, Any]:
+    """The dataclass ``spec`` as YAML types; the specs in it with their ``use``."""
+    values = OmegaConf.to_container(OmegaConf.structured(spec))
+    assert isinstance(values, dict)
+    inner: dict[str, Any] = {
+        key: SLOTS[slot].content(getattr(spec, key)) for key, slot in _marked(type(spec), "slot").items()
+    }
+    for key in _marked(type(spec), "entries"):
+        inner[key] = {name: _content(one) for name, one in getattr(spec, key).items()}
+    return {**{str(key): value for key, value in values.items()}, **inner}
+
+
+def _marked(cls: type, mark: str) -> dict[str, Any]:
+    """The fields of a spec that hold others, and what they hold.
+
+    ``field(metadata={"slot": "scene"})``: a spec of this slot; ``{"entries": Kind}``: a mapping from names to objects
+    of the dataclass ``Kind``, which may hold specs in turn.
+    """
+    return {one.name: one.metadata[mark] for one in dataclasses.fields(cls) if mark in one.metadata}
 
 
 def typed(cls: type, values: object, where: str) -> Any:

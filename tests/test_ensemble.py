@@ -137,5 +137,5 @@ def test_a_recipe_runs_particles_with_one_estimator(tmp_path: Path) -> None:
     assert isinstance(scene, EnsembleScene) and len(scene.particles) == 2
     ends = [run.scene().state() for run in (whole, stopped)]
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-    with pytest.raises(DreamforgeError, match="no key 'sise' in scene: did you mean 'size'"):
+    with pytest.raises(DreamforgeError, match=r"no key 'sise' in scene\.of: did you mean 'size'"):
         config.load("canvas", [*overrides, "scene.of.sise=9"])

@@ -26,6 +26,20 @@ SCENES: dict[str, dict[str, Any]] = {
     },
     "gaussians.Gaussians": {"count": 40, "capacity": 60, "refine_from": 1, "refine_every": 1},
     "mesh.SdfMesh": {"resolution": 8, "levels": 3, "log2_entries": 9, "finest": 16},
+    "groups": {
+        "use": "gaussians.Gaussians",
+        "groups": {"one": {"count": 30, "position": [-0.4, 0, 0]}, "two": {"count": 20, "scale": 0.5}},
+        "capacity": 60,
+        "refine_from": 1,
+        "refine_every": 1,
+        "lr_transforms": 1e-2,
+    },
+    "composed.Composed": {
+        "objects": {
+            "one": {"scene": {"use": "gaussians.Gaussians", "count": 40, "capacity": 40}, "position": [-0.4, 0, 0]},
+            "two": {"scene": {"use": "mesh.SdfMesh", "resolution": 8, "levels": 3, "log2_entries": 9}, "scale": 0.5},
+        }
+    },
     "ensemble.Ensemble": {"particles": 2, "of": {"use": "gaussians.Gaussians", "count": 40, "capacity": 40}},
 }
 GUIDANCE = sorted(SLOTS["guidance"].choices())
@@ -58,7 +72,7 @@ def run(work: Workshop, steps: range) -> dict[str, torch.Tensor]:
 
 
 def test_every_scene_is_here() -> None:
-    assert set(SCENES) == set(SLOTS["scene"].choices())
+    assert {values.get("use", name) for name, values in SCENES.items()} == set(SLOTS["scene"].choices())
 
 
 @pytest.mark.parametrize("prior", PRIORS)

@@ -1,16 +1,28 @@
 """What every scene promises. Each file of ``dreamforge/scenes`` is found and tested with its default settings."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from dreamforge.cameras import turntable
 from dreamforge.scenes.canvas import Canvas
+from dreamforge.scenes.composed import Placed
+from dreamforge.scenes.gaussians import Gaussians
+from dreamforge.scenes.hash_nerf import HashNerf
 from dreamforge.slots import SLOTS
 from dreamforge.types import Mesh, NoMesh, Scene
 
 SIZE = 12
 CPU = torch.device("cpu")
-NEEDS = {"ensemble.Ensemble": {"of": Canvas(size=8), "particles": 1}}  # what has no default
+PAIR = {
+    "ball": Placed(Gaussians(count=400, capacity=400), (-0.4, 0.0, 0.0), (0.0, 30.0, 0.0), 0.5),
+    "fog": Placed(HashNerf(levels=2, log2_entries=8, finest=16, samples=32), (0.4, 0.0, 0.0), scale=0.5),
+}
+NEEDS: dict[str, dict[str, Any]] = {  # what has no default
+    "ensemble.Ensemble": {"of": Canvas(size=8), "particles": 1},
+    "composed.Composed": {"objects": PAIR},
+}
 
 
 def found() -> dict[str, type]:

@@ -118,6 +118,22 @@ def rotations(quaternions: Tensor) -> Tensor:
     return torch.stack(rows, -1).view(*quaternions.shape[:-1], 3, 3)
 
 
+def turned_harmonics(turn: Tensor, degree: int) -> Tensor:
+    """What turning a thing does to its harmonics: ``turn [...,3,3]`` -> ``[...,K,K]``, K = (degree + 1)^2.
+
+    The colour seen along d was f(turn^T d): of the bases Y, the matrix D with Y(d) D = Y(turn^T d) for all d. Rotations
+    keep the bands, so D is exact; it is solved for at fixed directions, in float64. Differentiable in ``turn``.
+    """
+    number = torch.arange(64, dtype=torch.float64) + 0.5  # a Fibonacci spiral on the sphere
+    z, around = 1 - number / 32, number * (math.pi * (1 + math.sqrt(5)))
+    flat = (1 - z * z).sqrt()
+    directions = torch.stack([flat * around.cos(), flat * around.sin(), z], 1)
+    seen = directions @ turn.cpu().double()  # rows turn^T d
+    bases = harmonic_bases(degree, seen.reshape(-1, 3)).view(*seen.shape[:-1], -1)
+    matrix: Tensor = (torch.linalg.pinv(harmonic_bases(degree, directions)) @ bases).to(turn)
+    return matrix
+
+
 def held(picture: Tensor) -> Tensor:
     """Within [0, 1]; the gradient passes where it leads back, so that no pixel is stuck outside."""
     result: Tensor = _Held.apply(picture)

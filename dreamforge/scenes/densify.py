@@ -18,7 +18,8 @@ from dreamforge.rng import generator
 class Rows:
     """Raw parameters by name, each ``[N, ...]``, and what is known of their rows. Everything is changed in place.
 
-    ``means [N,3]``, ``log_scales [N,3]``, ``quaternions [N,4]`` wxyz, ``logits [N]`` of the opacities; others follow.
+    ``means [N,3]``, ``log_scales [N,3]``, ``quaternions [N,4]`` wxyz, ``logits [N]`` of the opacities; others follow,
+    as colours and the ``group [N]`` int64 that a Gaussian belongs to: a copy has those of its source.
     """
 
     tensors: dict[str, Tensor]
