@@ -196,14 +196,14 @@ def picture(found: Mapping[str, Any]) -> bytes:
     plan, points = found["plan"], [point for point in found["points"] if not point["missing"]]
     columns = [
         ("Gaussians", "gaussians", f"at {plan['size']}x{plan['size']} pixels", ("pixels", plan["size"])),
-        ("pixels a side", "pixels", f"of {plan['count']:,} Gaussians", ("gaussians", plan["count"])),
+        ("pixels a side", "pixels", f"of {short(plan['count'])} Gaussians", ("gaussians", plan["count"])),
     ]
     panels = []
     for time_of in ("forward", "backward"):
         for label, over, title, (fixed, value) in columns:
             here = [point for point in points if point[fixed] == value]
             lines = [
-                Line(way, [(p[over], p[f"{time_of}_ms"]) for p in here if p["way"] == way])
+                Line(way, sorted((p[over], p[f"{time_of}_ms"]) for p in here if p["way"] == way))
                 for way in (OURS, REFERENCE, GSPLAT, GSPLAT_TORCH)
             ]
             below = {p[over]: f"{short(p['intersections'])}" for p in here}

@@ -149,6 +149,27 @@ def test_gsplats_picture_with_a_gradient_has_the_tiles_of_the_last() -> None:
         assert torch.equal(plain, again) and torch.autograd.grad(again.sum(), means)[0].any()
 
 
+def test_the_picture_has_every_point_in_its_panels_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points come as they are measured: here 40 Gaussians at 32 pixels after those at 16 and 64."""
+    drawn: list[Panel] = []
+    monkeypatch.setattr(bench_growth, "chart", lambda title, panels, *rest: drawn.extend(panels))
+    plan = Plan((20, 40), (16, 64), 40, 32)
+    points = [
+        bench_growth.Point(way, count, size, 2 * size, size / 2 + number, count / 2 + number)
+        for count, size in ((20, 32), (40, 16), (40, 64), (40, 32))
+        for number, way in enumerate((OURS, REFERENCE))
+    ]
+    missing = bench_growth.Point(GSPLAT_TORCH, 40, 16, 32, missing="no")
+    bench_growth.picture(bench_growth.facts([*points, missing], CPU, 0.1, plan))
+    assert [panel.title for panel in drawn] == [
+        "forward, at 32x32 pixels", "forward, of 40 Gaussians", "backward, at 32x32 pixels", "backward, of 40 Gaussians"
+    ]  # fmt: skip
+    assert drawn[0].lines == [Line(OURS, [(20, 16), (40, 16)]), Line(REFERENCE, [(20, 17), (40, 17)])]
+    assert drawn[1].lines[0] == Line(OURS, [(16, 8), (32, 16), (64, 32)])
+    assert drawn[3].lines[1] == Line(REFERENCE, [(16, 21), (32, 21), (64, 21)])
+    assert drawn[1].below == {16: "32", 32: "64", 64: "128"}
+
+
 def test_points_of_a_chart_are_where_their_numbers_say() -> None:
     """The axis of y goes from 0.1 to 1000, so 1 is a quarter up; x = 100 is half way from 10 to 1000."""
     lines = [Line("one", [(10, 1.0), (100, 10.0), (1000, 100.0)]), Line("two", [(10, 0.2), (1000, 900.0)])]
