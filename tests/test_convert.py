@@ -91,6 +91,21 @@ def test_points_on_a_surface_are_even_and_know_its_normal_and_color() -> None:
     assert float(face_areas(mesh).sum()) == pytest.approx(math.pi, rel=0.02)
 
 
+def test_points_are_within_their_faces_and_as_many_as_their_areas() -> None:
+    """Two triangles of areas 3/2 and 1/2, apart: of 400 points 300 are on the first, evenly to all of its corners."""
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 3, 0], [5, 0, 0], [6, 0, 0], [5, 1, 0]])
+    mesh = Mesh(corners, torch.tensor([[0, 1, 2], [3, 4, 5]]))
+    place, normal, color = on_surface(mesh, 400, torch.Generator().manual_seed(0))
+    first = place[:, 0] < 2
+    assert abs(int(first.sum()) - 300) <= 1 and torch.equal(color, torch.full((400, 3), 0.5))
+    assert torch.equal(normal, torch.tensor([0.0, 0, 1]).expand(400, 3))
+    share = torch.stack([place[first, 0], place[first, 1] / 3], 1)
+    share = torch.cat([share, 1 - share.sum(1, keepdim=True)], 1)  # of each corner
+    assert share.min() >= -1e-6 and (share.mean(0) - 1 / 3).abs().max() < 0.04
+    assert (share.square().mean(0) - 1 / 6).abs().max() < 0.04, "the second moment of an even spread"
+    torch.testing.assert_close(face_areas(mesh), torch.tensor([1.5, 0.5]))
+
+
 def test_quaternions_turn_z_to_the_normal() -> None:
     normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     normal = torch.cat([normal, torch.tensor([[0.0, 0, -1], [0, 0, 1], [1e-5, 0, -1]])])

@@ -65,6 +65,13 @@ def test_a_large_one_is_split_into_two_within_it() -> None:
     assert (spread - spread.diag().diag()).abs().max() < 0.01 and offset.mean(0).norm() < 0.02
 
 
+def test_the_longest_side_says_whether_one_is_large() -> None:
+    some = rows([0.5], scale=0.095, room=1)  # 0.095, 0.105, 0.116: the limit is 0.1
+    before = copies(some)
+    grow_and_prune(some, torch.tensor([2.0, 0.0]), 0, **LIMITS)
+    torch.testing.assert_close(some["log_scales"], before["log_scales"] - math.log(1.6))
+
+
 def test_the_strongest_grow_where_there_is_little_room() -> None:
     some = rows([0.5] * 4, room=1)
     grow_and_prune(some, torch.tensor([2.0, 3.0, 2.5, 0.0, 0.0]), 0, **LIMITS)
