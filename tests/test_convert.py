@@ -1,6 +1,7 @@
 """From one kind of scene to another: geometry against closed forms, and pictures that stay alike."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from dreamforge.geometry.distance import signed_distance
 from dreamforge.geometry.points import face_areas, on_surface
 from dreamforge.render.splat import rotations
+from dreamforge.scenes import convert as conversions
 from dreamforge.scenes.canvas import Canvas
 from dreamforge.scenes.convert import (
     Effort,
@@ -40,6 +42,17 @@ def ball(radius: float = 0.5) -> Mesh:
     mesh = SdfMesh(resolution=32, radius=radius).build(0).extract(64)
     color = torch.where(mesh.vertices[:, :1] > 0, torch.tensor([0.9, 0.2, 0.1]), torch.tensor([0.1, 0.7, 0.2]))
     return replace(mesh, colors=color)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly() -> Iterator[None]:
+    """Conversions here start on a coarse surface, and learn colours at few points of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversions, "EXTRACTION", 48)
+        patch.setattr(
+            conversions, "on_surface", lambda mesh, count, draws: on_surface(mesh, min(count, 1 << 12), draws)
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +134,17 @@ def test_distances_are_signed_and_true() -> None:
     mesh = SdfMesh(resolution=32, radius=0.5).build(0).extract(256)  # faces of 7 mm
     found = signed_distance(replace(mesh, faces=mesh.faces[torch.arange(len(mesh.faces)) % 50 != 0]), points, 1.05)
     assert ((found < 0) == (exact < 0))[exact.abs() > 0.03].all(), "small holes let nothing out"
+
+
+def test_far_from_a_surface_its_faces_may_look_the_wrong_way() -> None:
+    """A ball of 1.5 m, every tenth face of which is turned inside out: the voxels know, in any volume."""
+    mesh = ball()
+    turned = torch.arange(len(mesh.faces)) % 10 == 0
+    faces = torch.where(turned[:, None], mesh.faces.flip(1), mesh.faces)
+    points = 1.9 * (torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    exact = points.norm(dim=1) - 1.5
+    found = signed_distance(Mesh(3 * mesh.vertices, faces), points, 2.0)
+    assert ((found < 0) == (exact < 0))[exact.abs() > 0.15].all()
 
 
 def test_what_cannot_be_converted_is_told() -> None:
