@@ -3,7 +3,6 @@
 Its parts are those of ``stopwatch``; the rest has previews and checkpoints too.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -76,11 +75,6 @@ def split(
     made = _steps(short, watch, listener or Listener())
     stages = [made[first : first + steps] for first in range(0, len(made), steps)]
     return [_split(stage, recipe, warmup, number * steps) for number, stage in enumerate(stages)]
-
-
-def load() -> float | None:
-    """How many processes wanted to compute in the last minute; None where the system does not say."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _steps(recipe: Recipe, watch: Stopwatch, listener: Listener) -> list[Step]:

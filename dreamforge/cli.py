@@ -151,6 +151,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prior", action="store_true", help="a step instead: network, encode, scene, rest")
     parser.add_argument("--only", default="", metavar="NAME", help="one row of the operations, as hashgrid_backward")
+    parser.add_argument("--growth", metavar="FOLDER", help="splatting over sizes instead: growth.json and growth.png")
     parser.add_argument("--recipe", default="default", help="a name of 'dreamforge list recipes', or a YAML file")
     parser.add_argument("--steps", type=int, default=60, help="steps of each stage (default: 60)")
     parser.add_argument("--warmup", type=int, default=10, help="first steps that do not count (default: 10)")

@@ -165,10 +165,12 @@ def toybox_show(options: argparse.Namespace) -> Outcome:
 
 
 def bench(options: argparse.Namespace) -> Outcome:
+    if options.growth:
+        return _bench_growth(options)
     if options.prior:
         return _bench_prior(options)
-    from dreamforge.bench import load
     from dreamforge.bench_kernels import rows
+    from dreamforge.stopwatch import load
 
     if options.overrides:
         raise DreamforgeError(f"{options.overrides[0]} was given, but only bench --prior has a recipe: add --prior.")
@@ -184,10 +186,28 @@ def bench(options: argparse.Namespace) -> Outcome:
     return Outcome(lines, found)
 
 
+def _bench_growth(options: argparse.Namespace) -> Outcome:
+    from tqdm import tqdm
+
+    from dreamforge.bench_growth import facts, made, measure, row, save
+    from dreamforge.devices import pick
+    from dreamforge.stopwatch import load
+
+    if options.prior or options.only or options.overrides:
+        raise DreamforgeError("--growth was given with --prior, --only or a key=value, but stands alone: choose one.")
+    folder, busy = made(Path(options.growth)), load()
+    device = pick(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    points = list(tqdm(measure(device), unit="point"))
+    found = facts(points, device, busy)
+    lines = [f"{found['threads']} threads of {found['device']}, load before {busy}", *map(row, points)]
+    return Outcome([*lines, *map(str, save(found, folder))], found)
+
+
 def _bench_prior(options: argparse.Namespace) -> Outcome:
-    from dreamforge.bench import load, split
+    from dreamforge.bench import split
     from dreamforge.devices import pick
     from dreamforge.manifest import describe
+    from dreamforge.stopwatch import load
 
     busy = load()
     values = {} if options.device is None else {"device": options.device}

@@ -11,6 +11,7 @@ unwatched one by what would have overlapped.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ class Stopwatch:
 
     def switch(self, part: str) -> str:
         """From now on it is ``part``'s time. Answers whose it was."""
-        _wait(self.device)
+        wait(self.device)
         now = self.clock()
         self.step.parts[self.part] += now - self.since
         self.since, before, self.part = now, self.part, part
@@ -80,12 +81,17 @@ class Stopwatch:
         return taken
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def load() -> float | None:
+    """How many processes wanted to compute in the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def watch_scene(scene: Scene, watch: Stopwatch) -> None:

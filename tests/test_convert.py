@@ -1,6 +1,7 @@
 """From one kind of scene to another: geometry against closed forms, and pictures that stay alike."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from dreamforge.geometry.distance import signed_distance
 from dreamforge.geometry.points import face_areas, on_surface
 from dreamforge.render.splat import rotations
+from dreamforge.scenes import convert as conversions
 from dreamforge.scenes.canvas import Canvas
 from dreamforge.scenes.convert import (
     Effort,
@@ -40,6 +42,17 @@ def ball(radius: float = 0.5) -> Mesh:
     mesh = SdfMesh(resolution=32, radius=radius).build(0).extract(64)
     color = torch.where(mesh.vertices[:, :1] > 0, torch.tensor([0.9, 0.2, 0.1]), torch.tensor([0.1, 0.7, 0.2]))
     return replace(mesh, colors=color)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly() -> Iterator[None]:
+    """Conversions here start on a coarse surface, and learn colours at few points of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversions, "EXTRACTION", 48)
+        patch.setattr(
+            conversions, "on_surface", lambda mesh, count, draws: on_surface(mesh, min(count, 1 << 12), draws)
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +104,21 @@ def test_points_on_a_surface_are_even_and_know_its_normal_and_color() -> None:
     assert float(face_areas(mesh).sum()) == pytest.approx(math.pi, rel=0.02)
 
 
+def test_points_are_within_their_faces_and_as_many_as_their_areas() -> None:
+    """Two triangles of areas 3/2 and 1/2, apart: of 400 points 300 are on the first, evenly to all of its corners."""
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 3, 0], [5, 0, 0], [6, 0, 0], [5, 1, 0]])
+    mesh = Mesh(corners, torch.tensor([[0, 1, 2], [3, 4, 5]]))
+    place, normal, color = on_surface(mesh, 400, torch.Generator().manual_seed(0))
+    first = place[:, 0] < 2
+    assert abs(int(first.sum()) - 300) <= 1 and torch.equal(color, torch.full((400, 3), 0.5))
+    assert torch.equal(normal, torch.tensor([0.0, 0, 1]).expand(400, 3))
+    share = torch.stack([place[first, 0], place[first, 1] / 3], 1)
+    share = torch.cat([share, 1 - share.sum(1, keepdim=True)], 1)  # of each corner
+    assert share.min() >= -1e-6 and (share.mean(0) - 1 / 3).abs().max() < 0.04
+    assert (share.square().mean(0) - 1 / 6).abs().max() < 0.04, "the second moment of an even spread"
+    torch.testing.assert_close(face_areas(mesh), torch.tensor([1.5, 0.5]))
+
+
 def test_quaternions_turn_z_to_the_normal() -> None:
     normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     normal = torch.cat([normal, torch.tensor([[0.0, 0, -1], [0, 0, 1], [1e-5, 0, -1]])])
@@ -106,6 +134,17 @@ def test_distances_are_signed_and_true() -> None:
     mesh = SdfMesh(resolution=32, radius=0.5).build(0).extract(256)  # faces of 7 mm
     found = signed_distance(replace(mesh, faces=mesh.faces[torch.arange(len(mesh.faces)) % 50 != 0]), points, 1.05)
     assert ((found < 0) == (exact < 0))[exact.abs() > 0.03].all(), "small holes let nothing out"
+
+
+def test_far_from_a_surface_its_faces_may_look_the_wrong_way() -> None:
+    """A ball every tenth face of which is turned inside out: the voxels know."""
+    mesh = ball()
+    turned = torch.arange(len(mesh.faces)) % 10 == 0
+    faces = torch.where(turned[:, None], mesh.faces.flip(1), mesh.faces)
+    points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact = points.norm(dim=1) - 0.5
+    found = signed_distance(replace(mesh, faces=faces), points, 1.05)
+    assert ((found < 0) == (exact < 0))[exact.abs() > 0.08].all()
 
 
 def test_what_cannot_be_converted_is_told() -> None:

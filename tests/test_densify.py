@@ -65,6 +65,13 @@ def test_a_large_one_is_split_into_two_within_it() -> None:
     assert (spread - spread.diag().diag()).abs().max() < 0.01 and offset.mean(0).norm() < 0.02
 
 
+def test_the_longest_side_says_whether_one_is_large() -> None:
+    some = rows([0.5], scale=0.095, room=1)  # 0.095, 0.105, 0.116: the limit is 0.1
+    before = copies(some)
+    grow_and_prune(some, torch.tensor([2.0, 0.0]), 0, **LIMITS)
+    torch.testing.assert_close(some["log_scales"], before["log_scales"] - math.log(1.6))
+
+
 def test_the_strongest_grow_where_there_is_little_room() -> None:
     some = rows([0.5] * 4, room=1)
     grow_and_prune(some, torch.tensor([2.0, 3.0, 2.5, 0.0, 0.0]), 0, **LIMITS)
@@ -152,3 +159,36 @@ def test_renewed_rows_lose_their_moments_once() -> None:
     moments = optimiser.state[table]["exp_avg"]
     assert not moments[1].any() and (moments[[0, 2]] > 0).all() and not mark.any()
     assert not optimiser.state[table]["exp_avg_sq"][1].any()
+
+
+def test_newcomers_are_drawn_by_opacity_up_to_the_most_and_by_the_seed() -> None:
+    """Of 300 that are born half belong to the one whose opacity is half of all."""
+
+    def grown(seed: int) -> Rows:
+        some = rows([0.9] + [0.1] * 9, room=310)
+        some["means"][:] = torch.arange(320.0)[:, None]
+        relocate_and_add(some, seed, least=0.005, growth=100.0, most=310)
+        return some
+
+    one, again, other = grown(0), grown(0), grown(1)
+    assert int(one.alive.sum()) == 310, "the growth would be 1000"
+    assert 120 < int((one["means"][10:310, 0] == 0).sum()) < 180
+    assert one.renewed[:310].all() and not one.renewed[310:].any(), "whoever shares has other moments"
+    assert torch.equal(one["means"], again["means"]) and not torch.equal(one["means"], other["means"])
+
+
+def test_many_share_as_fifty_do() -> None:
+    few, many = (shared(torch.tensor([0.7, 0.2]), torch.tensor([number, 3])) for number in (50, 60))
+    assert torch.equal(few[0], many[0]) and torch.equal(few[1], many[1])
+
+
+def test_other_seeds_split_and_wander_otherwise() -> None:
+    places = []
+    for seed in (0, 0, 1):
+        some = rows([0.001, 0.5], scale=0.3, room=1)
+        wander(some, seed, rate=1.0)
+        some.copy(torch.tensor([1]), torch.tensor([2]))
+        split(some, torch.tensor([1]), torch.tensor([2]), seed)
+        places.append(some["means"])
+    assert torch.equal(places[0], places[1])
+    assert all((places[0][row] != places[2][row]).any() for row in range(3))

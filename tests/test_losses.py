@@ -8,7 +8,7 @@ import torch
 
 from dreamforge import losses
 from dreamforge.cameras import orbit, rays
-from dreamforge.types import DreamforgeError, RenderOutput, Samples
+from dreamforge.types import DreamforgeError, RenderOutput, Samples, Surface
 
 
 def picture(alpha, **more) -> RenderOutput:
@@ -191,3 +191,15 @@ def test_wrong_input():
         losses.distortion(picture([0.5]))
     with pytest.raises(DreamforgeError, match="needs normals"):
         losses.orientation(volume())
+
+
+def test_bends_are_averaged_over_all_sides_of_edges_and_nothing_is_no_accident() -> None:
+    """Three faces in a strip, one edge a right angle, one flat: (1 + 1 + 0 + 0) / 4."""
+    points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    faces = torch.tensor([[0, 1, 2], [3, 2, 1], [0, 4, 1]])  # the last stands on the edge from 0 to 1
+    across = torch.tensor([[3, -1, 7], [0, -1, -1], [-1, 2, -1]])
+    strip = Surface(points, faces, across, deviation=torch.zeros(0))
+    render = replace(picture([0.5]), surface=strip)
+    assert losses.smooth_normals(render).item() == pytest.approx(0.5, abs=1e-6)
+    assert losses.deviation(render).item() == 0
+    assert losses.smooth_normals(replace(render, surface=replace(strip, across=torch.full((3, 3), -1)))).item() == 0

@@ -1,17 +1,17 @@
 """Splatting against gsplat 1.5.3 (Apache-2.0): its functions in torch run on a CPU, where it is installed.
 
-Its rasteriser asks CUDA for the pairs of pixels and splats, and nerfacc for weights along rays; both are given here.
+Its rasteriser asks CUDA for the pairs of pixels and splats, and nerfacc for weights along rays; ``bench_gsplat`` gives
+it both.
 """
 
 import importlib.util
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from dreamforge import bench_gsplat
 from dreamforge.ops import splat_native
 from dreamforge.ops.splat import Rules, rasterization
 from dreamforge.ops.splat_reference import View
@@ -25,22 +25,15 @@ FIXED = Rules(opacity_extent=False)  # its torch function has no bounds by opaci
 @pytest.fixture
 def theirs() -> Any:
     require_tool(importlib.util.find_spec("gsplat"), "gsplat is not installed")
-    from gsplat.cuda import _torch_impl
-
-    return _torch_impl
+    return bench_gsplat.functions()
 
 
 def leaves(given: dict[str, Any]) -> list[Tensor]:
     return [given[name].clone().requires_grad_() for name in NAMES]
 
 
-def projected(theirs: Any, given: dict[str, Any], tensors: list[Tensor]) -> tuple[Tensor, ...]:
-    means, quats, scales, _, _, viewmats = tensors
-    covariances, _ = theirs._quat_scale_to_covar_preci(quats, scales, compute_preci=False)
-    found: tuple[Tensor, ...] = theirs._fully_fused_projection(
-        means, covariances, viewmats, given["Ks"], given["width"], given["height"], calc_compensations=True
-    )
-    return found
+def projected(given: dict[str, Any], tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    return bench_gsplat.project(given | dict(zip(NAMES, tensors, strict=True)))
 
 
 def test_projection_and_its_gradient_are_gsplats(theirs: Any) -> None:
@@ -53,7 +46,7 @@ def test_projection_and_its_gradient_are_gsplats(theirs: Any) -> None:
         if ours:
             out = splat_native.project_native(*tensors[:4], tensors[5], given["Ks"], view)
         else:
-            out = projected(theirs, given, tensors)
+            out = projected(given, tensors)
         seen = (out[0] > 0).all(2)
         if ours:
             kept = seen
@@ -102,62 +95,8 @@ def test_harmonics_are_gsplats(degree: int, theirs: Any) -> None:
         torch.testing.assert_close(one, torch.zeros_like(one) if two is None else two, rtol=1e-4, atol=1e-5)
 
 
-def pairs_of(
-    means2d: Tensor, conics: Tensor, opacities: Tensor, width: int, height: int, offsets: Tensor, ids: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """In the place of ``rasterize_to_indices_in_range``: the splats that count at each pixel, pixel by pixel."""
-    images, down, across = offsets.shape
-    ends = [*offsets.flatten().tolist()[1:], len(ids)]
-    found = []
-    for image in range(images):
-        for pixel in range(width * height):
-            x, y = pixel % width, pixel // width
-            tile = (image * down + y // 16) * across + x // 16
-            here = ids[int(offsets.flatten()[tile]) : ends[tile]].long() % means2d.shape[1]
-            apart = torch.tensor([x + 0.5, y + 0.5]) - means2d[image, here]
-            A, B, C = conics[image, here].unbind(1)
-            sigma = 0.5 * (A * apart[:, 0] ** 2 + C * apart[:, 1] ** 2) + B * apart[:, 0] * apart[:, 1]
-            alpha = (opacities[image, here] * torch.exp(-sigma)).clamp(max=0.999)
-            counts = (sigma >= 0) & (alpha >= 1 / 255)
-            here, alpha = here[counts], alpha[counts]
-            here = here[torch.cumprod(1 - alpha, 0) > 1e-4]
-            found.append(torch.stack([here, torch.full_like(here, pixel), torch.full_like(here, image)]))
-    gaussian, pixels, image = torch.cat(found, 1)
-    return gaussian, pixels, image
-
-
-def nerfacc_in_torch() -> ModuleType:
-    """Its two functions of packed samples, which it has for CUDA alone."""
-    stand_in = ModuleType("nerfacc")
-
-    def weights(alphas: Tensor, ray_indices: Tensor, n_rays: int) -> tuple[Tensor, Tensor]:
-        logs = torch.log1p(-alphas.double())
-        before = logs.cumsum(0) - logs
-        counts = torch.bincount(ray_indices, minlength=n_rays)
-        first = (counts.cumsum(0) - counts)[ray_indices]
-        light = (before - before[first]).exp().float()
-        return light * alphas, light
-
-    def sums(weights: Tensor, values: Tensor | None, ray_indices: Tensor, n_rays: int) -> Tensor:
-        rows = weights[:, None] * (1 if values is None else values)
-        return rows.new_zeros(n_rays, rows.shape[1]).index_add(0, ray_indices, rows)
-
-    stand_in.render_weight_from_alpha = weights  # type: ignore[attr-defined]
-    stand_in.accumulate_along_rays = sums  # type: ignore[attr-defined]
-    return stand_in
-
-
-def test_pictures_and_gradients_are_gsplats(theirs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_and_gradients_are_gsplats(theirs: Any) -> None:
     """From the Gaussians to the picture, by its projection, its accumulation and torch's autograd."""
-    from gsplat.cuda import _wrapper
-
-    monkeypatch.setitem(sys.modules, "nerfacc", nerfacc_in_torch())
-    monkeypatch.setattr(
-        _wrapper, "rasterize_to_indices_in_range",
-        lambda start, end, light, means2d, conics, opacities, width, height, tile, offsets, ids: pairs_of(
-            means2d.detach(), conics.detach(), opacities.detach(), width, height, offsets, ids
-        ),
-    )  # fmt: skip
     given = scene(60, 34, 21, views=2)
     given["scales"] += 0.03
     given["opacities"] = 0.5 + 0.5 * given["opacities"]
@@ -166,12 +105,13 @@ def test_pictures_and_gradients_are_gsplats(theirs: Any, monkeypatch: pytest.Mon
     rendered, alphas, meta = rasterization(
         **dict(zip(NAMES, tensors, strict=True)), **options, rules=FIXED, rasterize_mode="antialiased", backend="native"
     )
-    radii, means2d, _, conics, compensations = projected(theirs, given, tensors)
+    radii, means2d, _, conics, compensations = projected(given, tensors)
     assert (radii > 0).all(2).sum() > 60 and alphas.max() > 0.99
-    own = theirs._rasterize_to_pixels(
-        means2d, conics, tensors[4].expand(2, 60, 3), tensors[3] * compensations, 34, 21, 16, meta["isect_offsets"],
-        meta["flatten_ids"], backgrounds=given["backgrounds"],
-    )  # fmt: skip
+    with bench_gsplat.made_runnable():
+        own = theirs._rasterize_to_pixels(
+            means2d, conics, tensors[4].expand(2, 60, 3), tensors[3] * compensations, 34, 21, 16, meta["isect_offsets"],
+            meta["flatten_ids"], backgrounds=given["backgrounds"],
+        )  # fmt: skip
     torch.testing.assert_close(rendered, own[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(alphas, own[1], rtol=1e-4, atol=1e-5)
     pulls = [torch.randn(one.shape, generator=torch.Generator().manual_seed(3)) for one in own]
@@ -184,3 +124,20 @@ def test_pictures_and_gradients_are_gsplats(theirs: Any, monkeypatch: pytest.Mon
         torch.testing.assert_close(
             one, two, rtol=2e-3, atol=2e-4 * float(two.abs().max()), msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_its_pictures_may_be_summed_in_batches(theirs: Any) -> None:
+    """Splats 1 to 256 of a tile, then the rest with the light that is left; a tile at the border is smaller."""
+    given = scene(900, 20, 18, views=1)
+    given["opacities"] *= 0.05  # so that light is left
+    found = bench_gsplat.tiles(given)
+    assert found[0].flatten()[1] > 256
+    whole = bench_gsplat.draw(given, found)
+    _, means2d, _, conics, _ = bench_gsplat.project(given)
+    with bench_gsplat.made_runnable():
+        parts, _ = theirs._rasterize_to_pixels(
+            means2d, conics, given["colors"][None], given["opacities"][None], 20, 18, 16, *found,
+            backgrounds=given["backgrounds"], batch_per_iter=1,
+        )  # fmt: skip
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(whole, rasterization(**given, rules=FIXED, backend="native")[0], rtol=1e-4, atol=1e-5)

@@ -36,6 +36,43 @@ def test_what_was_written_is_read(degree: int, tmp_path: Path) -> None:
     assert len(read_splats(tmp_path / "none.ply").means) == 0
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_a_file_may_have_fewer_harmonics(degree: int, tmp_path: Path) -> None:
+    """As others write it: 0, 9 or 24 numbers beside the constant ones, channel after channel."""
+    given, each = some(degree=degree), (degree + 1) ** 2 - 1
+    write_splats(given, tmp_path / "full.ply")
+    header, mark, body = (tmp_path / "full.ply").read_bytes().partition(b"end_header\n")
+    table = np.frombuffer(body, "<f4").reshape(20, -1)
+    kept = [name for name in NAMES if not name.startswith("f_rest_")]
+    kept[9:9] = [f"f_rest_{15 * channel + number}" for channel in range(3) for number in range(each)]
+    names = [f"f_rest_{kept.index(name) - 9}" if name.startswith("f_rest_") else name for name in kept]
+    lines = [line for line in header.decode().splitlines() if not line.startswith("property")]
+    text = "\n".join([*lines, *(f"property float {name}" for name in names), ""])
+    columns = table[:, [NAMES.index(name) for name in kept]]
+    (tmp_path / "few.ply").write_bytes(text.encode() + mark + columns.tobytes())
+    assert torch.equal(read_splats(tmp_path / "few.ply").sh, given.sh)
+
+
+def test_comments_are_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write_splats(some(), tmp_path / "one.ply", extras={"seed": 3, "prompt": "a cat"})
+    lines = (tmp_path / "one.ply").read_bytes()[:200].splitlines()
+    assert lines[2:4] == [b'comment "prompt" "a cat"', b'comment "seed" 3']
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"vertex 20", b"vertex 50000001", "expected up to 50000000 vertices"),
+        (b"end_header", b"element face 0\nend_header", "not a binary PLY"),
+    ],
+)
+def test_a_header_of_other_things_is_said(old: bytes, new: bytes, said: str, tmp_path: Path) -> None:
+    write_splats(some(), tmp_path / "one.ply")
+    (tmp_path / "two.ply").write_bytes((tmp_path / "one.ply").read_bytes().replace(old, new))
+    with pytest.raises(DreamforgeError, match=said):
+        read_splats(tmp_path / "two.ply")
+
+
 def test_another_reader_sees_the_layout(tmp_path: Path) -> None:
     """trimesh reads PLY by its header: names, order, values as the field has them."""
     import trimesh

@@ -2,10 +2,12 @@
 
     python -m tests.gpu.kernels --out results [--device cuda]
 
-Needs one GPU, a checkout, and torch with CUDA, whose NVRTC compiles the kernels; nvcc's compute-sanitizer, nerfacc and
-tiny-cuda-nn are used where they are there. Every case is compared with the float64 reference on the CPU; its inputs,
-outputs and gradients, and nerfacc's and tiny-cuda-nn's, are written to ``golden.safetensors`` (at most 1 MB), what was
-measured to ``kernels.json``. Exit code 1 where something is wrong or slower than a library that is there.
+Needs one GPU, a checkout, and torch with CUDA, whose NVRTC compiles the kernels; nvcc's compute-sanitizer, nerfacc,
+tiny-cuda-nn and gsplat are used where they are there. Every case is compared with the float64 reference on the CPU; its
+inputs, outputs and gradients, and the libraries', are written to ``golden.safetensors`` (at most 1 MB), how splatting
+grows with its sizes to ``growth.json`` and ``growth.png`` (with Pillow; later, ``python -m dreamforge.bench_growth
+growth.json`` draws it), all else to ``kernels.json``. Exit code 1 where something is wrong or slower than a library
+that is there.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamforge import bench_splat
+from dreamforge import bench_growth, bench_splat
 from dreamforge.ops import (
     hashgrid,
     march,
@@ -35,6 +37,7 @@ from dreamforge.ops import (
 from dreamforge.ops.dispatch import backends
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.splat import rasterization
+from dreamforge.stopwatch import load
 from dreamforge.types import DreamforgeError
 from tests import splats
 from tests.gpu.kernel_cases import CASES, Answer, draws, grid_case, packed, render_case
@@ -163,6 +166,14 @@ def splat_speed(device: torch.device) -> dict[str, float]:
     return found
 
 
+def grown(device: torch.device, out: Path) -> list[str]:
+    """Splatting over sizes: lines for people; ``growth.json`` and, with Pillow, ``growth.png`` go to ``out``."""
+    plan = bench_growth.WHOLE if device.type == "cuda" else bench_growth.QUICK
+    points = list(bench_growth.measure(device, plan))
+    bench_growth.save(bench_growth.facts(points, device, load(), plan), out)
+    return [bench_growth.row(point) for point in points]
+
+
 def _timed(call: Callable[[], object], device: torch.device) -> float:
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     taken = []
@@ -222,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "ms": speed(device),
         "splat ms": splat_speed(device),
     }
+    found["growth"] = grown(device, bench_growth.made(options.out))
     others = [ms for name, ms in found["ms"].items() if name not in ("ours", "torch")]
     wrong = [case["case"] for case in cases if not case["right"]]
     wrong += [one["library"] for one in found["libraries"] if one.get("right") is False]
@@ -229,14 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong += ["slower than another library"] * any(ms < found["ms"]["ours"] for ms in others)
     splat_ms = found["splat ms"]
     wrong += [name for name, ms in splat_ms.items() if ms < splat_ms.get(name.replace("gsplat", "ours"), ms)]
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "kernels.json").write_text(json.dumps(found | {"wrong": wrong}, indent=1) + "\n", "utf-8")
     save(golden, options.out / "golden.safetensors")
     for case in cases:
         print(f"{case['case']:<16} error {case['error']:.1e}  {'right' if case['right'] else 'WRONG'}")
     print(
         json.dumps(
-            {key: found[key] for key in ("device", "libraries", "compute-sanitizer", "ms", "splat ms")}, indent=1
+            {key: found[key] for key in ("device", "libraries", "compute-sanitizer", "ms", "splat ms", "growth")},
+            indent=1,
         )
     )
     print(f"wrong: {', '.join(wrong)}" if wrong else "all is right")

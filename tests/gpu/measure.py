@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from dreamforge import config, devices
-from dreamforge.bench import LEAST, load, split
+from dreamforge.bench import LEAST, split
 from dreamforge.config import Recipe
 from dreamforge.files import atomic_write
 from dreamforge.manifest import describe, installed
 from dreamforge.priors.estimate import OVERHEAD
 from dreamforge.priors.memory import total_memory
-from dreamforge.stopwatch import PARTS
+from dreamforge.stopwatch import PARTS, load
 from dreamforge.types import DreamforgeError
 
 OUTSIDE = 0.10  # of an SDS step's time, at most, outside network and encoder
