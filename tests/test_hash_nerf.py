@@ -96,6 +96,13 @@ def test_the_start_is_the_blob_and_occupancy_follows_the_density() -> None:
     torch.testing.assert_close(scene.opacity, before * SPEC.occupancy_decay)
 
 
+def test_samples_stand_across_the_volume() -> None:
+    samples = SPEC.build(0).render(around(1)).samples
+    assert samples is not None
+    apart = samples.t.diff()[samples.ray.diff() == 0]
+    assert float(apart.detach().median()) == pytest.approx(2 / SPEC.samples, rel=1e-4)
+
+
 @pytest.mark.parametrize("background", ["solid", "learned", "environment"])
 def test_backgrounds(background: Literal["solid", "learned", "environment"]) -> None:
     scene = replace(SPEC, background=background, background_color=(0.2, 0.4, 0.6)).build(0)
@@ -218,19 +225,21 @@ def test_random_light_comes_late_in_a_share_of_the_renders_and_never_in_previews
 def test_levels_come_one_after_another() -> None:
     scene = replace(SPEC, levels_from=2, level_start=1, level_every=2, blob_scale=100.0).build(0)
     cameras = around(1)
-    fine = scene.grid.grids()[2].first
+    first = [grid.first for grid in scene.grid.grids()] + [len(scene.table)]
 
-    def matters() -> bool:
+    def matters(level: int) -> bool:
         before = scene.render(cameras, None, 0).rgb
         with torch.no_grad():
-            scene.table[fine : scene.grid.grids()[3].first] += 1.0
+            scene.table[first[level] : first[level + 1]] += 1.0
         return not torch.equal(scene.render(cameras, None, 0).rgb, before)
 
-    assert not matters()
+    assert matters(1) and not matters(2)
     scene.adapt(1, 0)
-    assert not matters()
+    assert not matters(2)
     scene.adapt(2, 0)
-    assert matters()
+    assert matters(2) and not matters(3)
+    scene.adapt(4, 0)
+    assert matters(3)
     again = replace(SPEC, levels_from=2, level_start=1, level_every=2, blob_scale=100.0).build(1)
     again.load_state(scene.state())
     assert torch.equal(again.render(cameras, None, 0).rgb, scene.render(cameras, None, 0).rgb)

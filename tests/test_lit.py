@@ -62,6 +62,14 @@ def test_a_random_light_is_drawn_by_the_seed_of_a_render() -> None:
             torch.testing.assert_close(shade(albedo, normal, position, view), linear_to_srgb(linear * factor))
 
 
+def test_the_soft_light_dims_colors_in_linear_light() -> None:
+    shade = Lit("soft").shade(front(1), 0, 0)
+    assert shade is not None
+    albedo, normal = torch.tensor([[0.9, 0.4, 0.1]]), torch.tensor([[1.0, 0.0, 0.0]])
+    wanted = linear_to_srgb(srgb_to_linear(albedo) * 0.725)
+    torch.testing.assert_close(shade(albedo, normal, normal, torch.tensor([0])), wanted)
+
+
 def test_when_a_light_is_drawn() -> None:
     cameras, lit = front(1), Lit("random", start=10, share=0.75)
     assert lit.shade(cameras, 9, 5) is None and lit.shade(cameras, 10, 0) is None
