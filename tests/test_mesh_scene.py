@@ -130,6 +130,7 @@ def test_rates_age_and_finer_faces() -> None:
     scene = replace(SPEC, background="learned", lr_background=0.6, **rates).build(0)
     assert [group["lr"] for group in scene.param_groups()] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     count = [len(scene.extract(resolution).faces) for resolution in (16, 32, 33)]
+    assert count[0] == len(scene.geometry(training=False)[0].faces)
     assert count[1] == 4 * count[0] and count[2] == 16 * count[0]
     late = replace(SPEC, shading="random", lit_from=2, lit_share=1.0, textureless_share=1.0).build(0)
     cameras = front(9)
