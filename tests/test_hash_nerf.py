@@ -217,6 +217,8 @@ def test_a_distance_is_a_sphere_at_the_start() -> None:
     assert covered == pytest.approx(math.pi * wide**2 * 0.36 / (9 - 0.36), rel=0.01)
     mesh = scene.extract(48)
     assert abs(float(mesh.vertices.norm(dim=-1).mean()) - 0.6) < 0.002
+    raw = torch.tensor([[0.1, 0, 0, 0]])
+    assert scene._distance(torch.tensor([[0.0, 0.9, 0.0]]), raw).item() == pytest.approx(0.4), "outside, and added to"
     names = [group["name"] for group in scene.param_groups()]
     assert "sharpness" in names and "sharpness" in scene.state()
 

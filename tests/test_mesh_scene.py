@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import losses
-from dreamforge.cameras import orbit
+from dreamforge.cameras import orbit, rays
 from dreamforge.geometry.points import quartered
 from dreamforge.optimiser import SceneAdam
 from dreamforge.render.light import linear_to_srgb, shading, srgb_to_linear
@@ -123,6 +123,24 @@ def test_its_field_is_a_wall_where_its_surface_is() -> None:
     assert inside.min() > 190 and outside.max() < 10
     assert 20 < on.mean() < 100, "half of a wall, less what a sphere bends within a cube"
     assert torch.equal(field(away)[1], scene.color(away))
+    with torch.no_grad():
+        scene.color.table.normal_(generator=torch.Generator().manual_seed(0))
+    corner = torch.ones(1, 3)
+    assert not torch.equal(scene.color(1.04 * corner), scene.color(corner)), "the margin has colours of its own"
+
+
+def test_normals_are_the_surfaces_own() -> None:
+    """Of a ball that is not in the middle: no other direction will do."""
+    scene, middle = replace(SPEC, resolution=32).build(0), torch.tensor([0.3, 0.0, 0.0])
+    with torch.no_grad():
+        scene.distance.copy_((scene.points - middle).norm(dim=1) - 0.5)
+        out = scene.render(front(33), torch.zeros(3))
+    origins, directions = (one[0, 16] for one in rays(front(33)))
+    slant = (directions * front(33).camera_to_world[0, :3, 2]).sum(-1, keepdim=True)
+    wanted = torch.nn.functional.normalize(origins + directions * out.depth[0, 16] / slant - middle, dim=1)
+    well = (out.alpha[0, 16, :, 0] > 0.999) & (wanted[:, 2] > 0.5)
+    assert out.normal is not None and well.sum() > 8
+    assert (out.normal[0, 16] * wanted).sum(1)[well].min() > 0.99
 
 
 def test_rates_age_and_finer_faces() -> None:
