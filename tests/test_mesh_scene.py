@@ -141,6 +141,8 @@ def test_normals_are_the_surfaces_own() -> None:
     well = (out.alpha[0, 16, :, 0] > 0.999) & (wanted[:, 2] > 0.5)
     assert out.normal is not None and well.sum() > 8
     assert (out.normal[0, 16] * wanted).sum(1)[well].min() > 0.99
+    edge = (out.alpha > 0.2) & (out.alpha < 0.9)
+    assert edge.sum() > 20 and out.depth[edge].min() > 2.7, "a pixel half covered is as far as what covers it"
 
 
 def test_rates_age_and_finer_faces() -> None:
