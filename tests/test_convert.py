@@ -89,8 +89,8 @@ def test_agreement_is_the_psnr_over_both_foregrounds(sources: dict[str, Scene]) 
     grey, lighter = SPECS["mesh"].build(0), SPECS["mesh"].build(0)
     lighter.color.weights[-1].detach().zero_()
     grey.color.weights[-1].detach().zero_()
-    lighter.color = lambda position: torch.full_like(position, 0.6)
-    grey.color = lambda position: torch.full_like(position, 0.5)
+    lighter.color.base = lambda position: torch.full_like(position, 0.6)
+    grey.color.base = lambda position: torch.full_like(position, 0.5)
     assert agreement(grey, lighter, 2, 64, 0, CPU) == pytest.approx(20.0, abs=0.3)
 
 

@@ -96,6 +96,50 @@ def test_the_start_is_the_blob_and_occupancy_follows_the_density() -> None:
     torch.testing.assert_close(scene.opacity, before * SPEC.occupancy_decay)
 
 
+def test_rates_are_those_of_the_spec() -> None:
+    rates = {"lr_encoding": 0.1, "lr_mlp": 0.2, "lr_sharpness": 0.3, "lr_background": 0.4}
+    groups = replace(SPEC, surface="sdf", background="learned", **rates).build(0).param_groups()
+    assert [(group["name"], group["lr"]) for group in groups] == [
+        ("encoding", 0.1), ("mlp", 0.2), ("sharpness", 0.3), ("background", 0.4)
+    ]  # fmt: skip
+
+
+def test_the_grids_reach_from_end_to_end_of_the_volume() -> None:
+    grids = SPEC.grid.grids()
+    assert (grids[0].scale + 1, grids[-1].scale + 1) == pytest.approx((SPEC.coarsest, SPEC.finest))
+    scene = SPEC.build(0)
+    with torch.no_grad():
+        scene.table.normal_(generator=torch.Generator().manual_seed(0))
+    for end in (-1.0, 1.0):
+        at, near, beyond = (scene._raw(torch.full((1, 3), end * far)) for far in (1.0, 0.97, 1.2))
+        assert not torch.allclose(at, near) and torch.equal(at, beyond)
+
+
+def test_the_occupancy_is_the_opacity_of_a_step() -> None:
+    scene = still(blob_scale=0.0, density_scale=20.0)  # as dense everywhere
+    wanted = 1 - math.exp(-20 * math.log(2) * 2 / SPEC.samples)
+    torch.testing.assert_close(scene.opacity, torch.full_like(scene.opacity, wanted))
+
+
+def test_a_half_table_follows_the_table() -> None:
+    scene, whole = replace(SPEC, half_table=True).build(0), SPEC.build(0)
+    place = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+    for change in (lambda: scene.adapt(0, 0), lambda: scene.load_state(scene.state())):
+        with torch.no_grad():
+            scene.table.add_(1.0)
+            whole.table.copy_(scene.table)
+        assert not torch.allclose(scene.field(place)[1], whole.field(place)[1], atol=2e-3)
+        change()
+        torch.testing.assert_close(scene.field(place)[1], whole.field(place)[1], rtol=0, atol=2e-3)
+
+
+def test_samples_stand_across_the_volume() -> None:
+    samples = SPEC.build(0).render(around(1)).samples
+    assert samples is not None
+    apart = samples.t.diff()[samples.ray.diff() == 0]
+    assert float(apart.detach().median()) == pytest.approx(2 / SPEC.samples, rel=1e-4)
+
+
 @pytest.mark.parametrize("background", ["solid", "learned", "environment"])
 def test_backgrounds(background: Literal["solid", "learned", "environment"]) -> None:
     scene = replace(SPEC, background=background, background_color=(0.2, 0.4, 0.6)).build(0)
@@ -173,6 +217,8 @@ def test_a_distance_is_a_sphere_at_the_start() -> None:
     assert covered == pytest.approx(math.pi * wide**2 * 0.36 / (9 - 0.36), rel=0.01)
     mesh = scene.extract(48)
     assert abs(float(mesh.vertices.norm(dim=-1).mean()) - 0.6) < 0.002
+    raw = torch.tensor([[0.1, 0, 0, 0]])
+    assert scene._distance(torch.tensor([[0.0, 0.9, 0.0]]), raw).item() == pytest.approx(0.4), "outside, and added to"
     names = [group["name"] for group in scene.param_groups()]
     assert "sharpness" in names and "sharpness" in scene.state()
 
@@ -218,19 +264,21 @@ def test_random_light_comes_late_in_a_share_of_the_renders_and_never_in_previews
 def test_levels_come_one_after_another() -> None:
     scene = replace(SPEC, levels_from=2, level_start=1, level_every=2, blob_scale=100.0).build(0)
     cameras = around(1)
-    fine = scene.grid.grids()[2].first
+    first = [grid.first for grid in scene.grid.grids()] + [len(scene.table)]
 
-    def matters() -> bool:
+    def matters(level: int) -> bool:
         before = scene.render(cameras, None, 0).rgb
         with torch.no_grad():
-            scene.table[fine : scene.grid.grids()[3].first] += 1.0
+            scene.table[first[level] : first[level + 1]] += 1.0
         return not torch.equal(scene.render(cameras, None, 0).rgb, before)
 
-    assert not matters()
+    assert matters(1) and not matters(2)
     scene.adapt(1, 0)
-    assert not matters()
+    assert not matters(2)
     scene.adapt(2, 0)
-    assert matters()
+    assert matters(2) and not matters(3)
+    scene.adapt(4, 0)
+    assert matters(3)
     again = replace(SPEC, levels_from=2, level_start=1, level_every=2, blob_scale=100.0).build(1)
     again.load_state(scene.state())
     assert torch.equal(again.render(cameras, None, 0).rgb, scene.render(cameras, None, 0).rgb)

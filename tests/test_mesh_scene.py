@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamforge import losses
-from dreamforge.cameras import orbit
+from dreamforge.cameras import orbit, rays
 from dreamforge.geometry.points import quartered
 from dreamforge.optimiser import SceneAdam
 from dreamforge.render.light import linear_to_srgb, shading, srgb_to_linear
@@ -79,6 +79,90 @@ def test_one_part_may_learn_alone() -> None:
         scene.render(front(24), torch.zeros(3), 1).rgb.square().sum().backward()
     assert geometry.color.table.grad is None and geometry.distance.grad is not None
     assert texture.distance.grad is None and texture.color.table.grad is not None
+
+
+def test_vertices_of_the_grid_move_by_up_to_half_a_cube() -> None:
+    scene = SPEC.build(0)
+    still = scene.geometry(training=False)[0].vertices
+    with torch.no_grad():
+        scene.moves.fill_(100.0)
+    moved = scene.geometry(training=False)[0].vertices
+    torch.testing.assert_close((moved - still).mean(0), torch.full((3,), 0.499 * 2.1 / 16), rtol=1e-3, atol=0)
+
+
+def test_weights_of_flexicubes_matter_and_pictures_that_teach_have_finer_faces() -> None:
+    scene = SPEC.build(0)
+    with torch.no_grad():
+        scene.distance.copy_(scene.points.abs().amax(1) - 0.43 + 0.3 * scene.points[:, 0])  # edges, nothing symmetric
+        for part in ([0, 1, 2], [9, 15], [20]):
+            before = scene.geometry(training=True)[0].vertices
+            scene.weights[:, part] += torch.rand(len(scene.weights), 1, generator=torch.Generator().manual_seed(0))
+            assert not torch.allclose(scene.geometry(training=True)[0].vertices, before), f"weights {part}"
+        quiet = scene.render(front(9), torch.zeros(3)).surface
+    taught = scene.render(front(9), torch.zeros(3)).surface
+    assert quiet is not None and taught is not None and len(taught.faces) == 2 * len(quiet.faces)
+
+
+def test_the_edges_that_the_surface_crosses() -> None:
+    scene = SPEC.build(0)
+    with torch.no_grad():
+        scene.distance.copy_((scene.points - torch.tensor([0.1, 0.2, -0.1])).norm(dim=1) - 0.4)
+    box = scene.distance.detach().view(17, 17, 17)
+    expected = sum(int((box < 0).int().diff(dim=axis).abs().sum()) for axis in range(3))
+    found = scene._crossed()
+    assert found.shape == (expected, 2) and (found.prod(1) <= 0).all()
+
+
+def test_its_field_is_a_wall_where_its_surface_is() -> None:
+    scene, middle = SPEC.build(0), torch.tensor([0.2, -0.1, 0.3])
+    with torch.no_grad():
+        scene.distance.copy_((scene.points - middle).norm(dim=1) - 0.5)
+    away = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    field = scene.density_field()
+    inside, outside, on = (field(middle + away * radius)[0] for radius in (0.44, 0.56, 0.5))
+    assert inside.min() > 190 and outside.max() < 10
+    assert 20 < on.mean() < 100, "half of a wall, less what a sphere bends within a cube"
+    assert torch.equal(field(away)[1], scene.color(away))
+    with torch.no_grad():
+        scene.color.table.normal_(generator=torch.Generator().manual_seed(0))
+    corner = torch.ones(1, 3)
+    assert not torch.equal(scene.color(1.04 * corner), scene.color(corner)), "the margin has colours of its own"
+
+
+def test_normals_are_the_surfaces_own() -> None:
+    """Of a ball that is not in the middle: no other direction will do."""
+    scene, middle = replace(SPEC, resolution=32).build(0), torch.tensor([0.3, 0.0, 0.0])
+    with torch.no_grad():
+        scene.distance.copy_((scene.points - middle).norm(dim=1) - 0.5)
+        out = scene.render(front(33), torch.zeros(3))
+    origins, directions = (one[0, 16] for one in rays(front(33)))
+    slant = (directions * front(33).camera_to_world[0, :3, 2]).sum(-1, keepdim=True)
+    wanted = torch.nn.functional.normalize(origins + directions * out.depth[0, 16] / slant - middle, dim=1)
+    well = (out.alpha[0, 16, :, 0] > 0.999) & (wanted[:, 2] > 0.5)
+    assert out.normal is not None and well.sum() > 8
+    assert (out.normal[0, 16] * wanted).sum(1)[well].min() > 0.99
+    edge = (out.alpha > 0.2) & (out.alpha < 0.9)
+    assert edge.sum() > 20 and out.depth[edge].min() > 2.7, "a pixel half covered is as far as what covers it"
+
+
+def test_rates_age_and_finer_faces() -> None:
+    rates = {"lr_distance": 0.1, "lr_moves": 0.2, "lr_weights": 0.3, "lr_encoding": 0.4, "lr_mlp": 0.5}
+    scene = replace(SPEC, background="learned", lr_background=0.6, **rates).build(0)
+    assert [group["lr"] for group in scene.param_groups()] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    count = [len(scene.extract(resolution).faces) for resolution in (16, 32, 33)]
+    assert count[0] == len(scene.geometry(training=False)[0].faces)
+    assert count[1] == 4 * count[0] and count[2] == 16 * count[0]
+    late = replace(SPEC, shading="random", lit_from=2, lit_share=1.0, textureless_share=1.0).build(0)
+    cameras = front(9)
+    grey = late.render(cameras, torch.zeros(3), 1).rgb
+    late.adapt(0, 0)
+    assert torch.equal(late.render(cameras, torch.zeros(3), 1).rgb, grey)
+    late.adapt(1, 0)
+    lit = late.render(cameras, torch.zeros(3), 1).rgb
+    assert not torch.equal(lit, grey)
+    again = replace(SPEC, shading="random", lit_from=2, lit_share=1.0, textureless_share=1.0).build(3)
+    again.load_state(late.state())
+    assert torch.equal(again.render(cameras, torch.zeros(3), 1).rgb, lit)
 
 
 def test_albedo_is_lit() -> None:

@@ -10,11 +10,13 @@ from torch import Tensor
 from dreamforge.cameras import rays
 from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.march import Packed, render, sample, visible
+from dreamforge.render.pbr import parted
 from dreamforge.render.raster import vertex_normals
 from dreamforge.rng import generator
 from dreamforge.types import Cameras, DreamforgeError, Mesh, RenderOutput, Samples
 
-Field = Callable[[Tensor], tuple[Tensor, Tensor]]  # position [S,3] -> density [S] in 1/m, rgb [S,3] in [0,1]
+# position [S,3] -> density [S] in 1/m, rgb [S,3] in [0,1]; to extract also [S,5], as of pbr.answered
+Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 RayDensity = Callable[[Tensor, Tensor], Tensor]  # position [S,3], ray [S] int64 -> density [S] as met along the ray
 
 OPAQUE = 1e-3  # samples that less than this share of the light reaches are left out
@@ -185,7 +187,8 @@ def _meshed(inside: Tensor, field: Field, *, step: float, device: torch.device, 
         faces = faces.flip(1)
     normals = vertex_normals(vertices, faces)
     colors = _seen_colors(field, vertices.to(device), normals.to(device), step)
-    return Mesh(vertices, faces, normals, colors.cpu())
+    rgb, material = parted(colors.cpu())
+    return Mesh(vertices, faces, normals, rgb, material=material)
 
 
 def surface_level(density: Tensor, cell: float) -> float:
@@ -264,11 +267,11 @@ def _voxels(field: Field, resolution: int, bound: float, device: torch.device) -
 
 
 def _seen_colors(field: Field, vertices: Tensor, normals: Tensor, step: float) -> Tensor:
-    """Colours ``[V,3]``: a short ray per vertex, from one step outside to three steps inside, composited."""
+    """Colours, and material, ``[V,C]``: a short ray per vertex, from one step outside to three inside, composited."""
     along = torch.arange(-2, 7, device=vertices.device) * (step / 2)
     position = vertices[:, None] - normals[:, None] * along[:, None]
     density, color = evaluate(field, position.view(-1, 3))
     depth = density.view(len(vertices), -1) * (step / 2)
     weights = torch.exp(depth - depth.cumsum(1)) * -torch.expm1(-depth)
-    total = (weights[..., None] * color.view(*depth.shape, 3)).sum(1)
+    total = (weights[..., None] * color.view(*depth.shape, -1)).sum(1)
     return total / weights.sum(1, keepdim=True).clamp(min=1e-9)

@@ -13,6 +13,7 @@ from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.hashgrid import HashGrid, encode
 from dreamforge.ops.march import cell_points, decayed, occupied
 from dreamforge.ops.mlp import fused_mlp, init
+from dreamforge.render import pbr
 from dreamforge.render.volume import Field, Looked, distance_surface, evaluate, slope, volume_render, volume_surface
 from dreamforge.rng import generator
 from dreamforge.scenes.lit import Kind as LitKind
@@ -44,7 +45,8 @@ class HashNerf:
     metres, and alpha is NeuS's (Wang et al. 2021, eq. 13) of a sharpness that starts at ``sdf_sharpness`` in 1/m and
     is learnt. ``shading``: "none", colours are as shown; else they are albedo, and lit: "soft" by the one light of
     all pictures, "random" as in DreamFusion, after ``lit_from`` steps by a point near the camera in ``lit_share`` of
-    the renders, of which ``textureless_share`` are white; before, and in previews (seed 0), as shown. ``levels_from``
+    the renders, of which ``textureless_share`` are white; before, and in previews (seed 0), as shown. ``material``
+    "pbr" adds metallic and roughness to the albedo, which a light then shows (see ``render.pbr``). ``levels_from``
     levels count at the start, from step ``level_start`` on one more every ``level_every`` (0: all at once).
     """
 
@@ -74,6 +76,7 @@ class HashNerf:
     lit_from: int = 1000
     lit_share: float = 0.75
     textureless_share: float = 0.5
+    material: pbr.Material = "none"
     levels_from: int = 4
     level_start: int = 0
     level_every: int = 0
@@ -115,7 +118,7 @@ class HashNerfScene:
     def __init__(self, spec: HashNerf, seed: int, device: torch.device | str) -> None:
         self.spec, self.grid, self.step = spec, spec.grid, 2 * BOUND / spec.samples
         draws = generator(seed, "hash_nerf")
-        widths = [self.grid.width, *[spec.hidden] * spec.layers, 4]
+        widths = [self.grid.width, *[spec.hidden] * spec.layers, 4 if spec.material == "none" else 6]
         self.table = self.grid.table(draws).to(device).requires_grad_()
         self.half = self.table.detach().half() if spec.half_table else None
         self.weights = [weight.to(device).requires_grad_() for weight in init(widths, draws)]
@@ -135,20 +138,25 @@ class HashNerfScene:
         Of a signed distance f and sharpness s the density is s / (1 + e^(s f)): NeuS's of a ray along the gradient; its
         greatest within ``reach`` metres.
         """
+        density, base = self._made_of(position, reach)
+        return density, base[:, :3]
+
+    def _made_of(self, position: Tensor, reach: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Density, and colour and material as ``pbr.answered``."""
         raw = self._raw(position)
-        color = torch.sigmoid(raw[:, 1:])
+        base = pbr.answered(raw[:, 1:])
         if self.spec.surface == "sdf":
             sharpness = self.log_sharpness.exp()
-            return sharpness * torch.sigmoid(-sharpness * (self._distance(position, raw) - reach)), color
+            return sharpness * torch.sigmoid(-sharpness * (self._distance(position, raw) - reach)), base
         radius = position.square().sum(-1) / self.spec.blob_std**2
         if self.spec.blob == "magic3d":
             blob = self.spec.blob_scale * (1 - radius.sqrt())
         else:
             blob = self.spec.blob_scale * torch.exp(-0.5 * radius)
-        return self.spec.density_scale * torch.nn.functional.softplus(raw[:, 0] + blob), color
+        return self.spec.density_scale * torch.nn.functional.softplus(raw[:, 0] + blob), base
 
     def _raw(self, position: Tensor) -> Tensor:
-        """The network's four numbers ``[N,4]``."""
+        """The network's numbers ``[N,4]``, or ``[N,6]`` with a material."""
         unit = (position * (0.5 / BOUND) + 0.5).clamp(0, 1)
         encoded = encode(unit, self.table, self.grid, self.half, self.spec.backend)
         if self.spec.level_every:
@@ -171,23 +179,25 @@ class HashNerfScene:
 
         def look(position: Tensor, ray: Tensor) -> Looked:
             if directions is not None:
-                density, rgb, gradient = self._crossed(position, directions.index_select(0, ray))
+                density, base, gradient = self._crossed(position, directions.index_select(0, ray))
                 normal: Tensor | None = torch.nn.functional.normalize(gradient, dim=-1)
             else:
-                density, rgb = self.field(position)
+                density, base = self._made_of(position)
                 normal, gradient = None, None
                 if self.spec.normals or shade is not None:
                     climb = slope(lambda p: self.field(p)[0], position, self.step)
                     normal = torch.nn.functional.normalize(-climb, dim=-1)
-            if shade is not None:
+            if shade is None:
+                rgb = base[:, :3]
+            else:
                 assert normal is not None
-                rgb = shade(rgb, normal, position, ray // pixels)
+                rgb = shade(base, normal, position, ray // pixels)
             return Looked(density, rgb, normal if self.spec.normals else None, gradient)
 
         return look
 
     def _crossed(self, position: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Density, colour and gradient of the distance, where a step of a ray along ``direction`` crosses f.
+        """Density, ``pbr.answered`` and gradient of the distance, where a step of a ray along ``direction`` crosses f.
 
         NeuS, eq. 13: alpha = (Phi(f before) - Phi(f behind)) / Phi(f before), with f half a step before and behind
         from its slope along the ray, which must fall. The density is what has this alpha over a step.
@@ -200,7 +210,7 @@ class HashNerfScene:
         # Phi(f before) / Phi(f behind) >= 1; its logarithm is the optical depth of the step
         before, behind = sharpness * (here - half), sharpness * (here + half)
         depth = torch.nn.functional.logsigmoid(before) - torch.nn.functional.logsigmoid(behind)
-        return depth / self.step, torch.sigmoid(raw[:, 1:]), gradient
+        return depth / self.step, pbr.answered(raw[:, 1:]), gradient
 
     def render(
         self, cameras: Cameras, background: Tensor | None = None, seed: int = 0, parts: Sequence[str] | None = None
@@ -259,11 +269,11 @@ class HashNerfScene:
         return self.field
 
     def extract(self, resolution: int) -> Mesh:
-        """See ``types.Scene``; colours as shown, with the light that the field learnt in them."""
+        """See ``types.Scene``; colours are albedo, and with the material, where there is a light; else as shown."""
         where: dict[str, Any] = {"step": self.step, "device": self.table.device, "bound": BOUND}
         if self.spec.surface == "sdf":
-            return distance_surface(lambda p: self._distance(p, self._raw(p)), self.field, resolution, **where)
-        return volume_surface(self.field, resolution, **where)
+            return distance_surface(lambda p: self._distance(p, self._raw(p)), self._made_of, resolution, **where)
+        return volume_surface(self._made_of, resolution, **where)
 
     def state(self) -> State:
         return copied(self._tensors())

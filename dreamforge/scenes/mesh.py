@@ -12,6 +12,7 @@ from dreamforge.geometry.points import quartered
 from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.isosurface import flexicubes, grid, marching_tetrahedra
+from dreamforge.render import pbr
 from dreamforge.render.raster import vertex_normals
 from dreamforge.render.surface import Triangles, surface_render
 from dreamforge.render.volume import Field
@@ -35,7 +36,8 @@ class SdfMesh:
     It starts as a sphere of ``radius`` metres, grey. ``surface``: "flexicubes", with weights that learn, or
     "tetrahedra". ``learn``: both parts, or "geometry" or "texture" alone. Colours are a hash field of ``levels`` grids
     from ``coarsest`` to ``finest`` vertices with a network of ``hidden`` units: as shown, or albedo under a ``shading``
-    (see ``lit.Lit``). Every pixel is the mean of ``oversample``^2. ``background`` as of ``hash_nerf.HashNerf``.
+    (see ``lit.Lit``), to which ``material`` "pbr" adds metallic and roughness (see ``render.pbr``). Every pixel is the
+    mean of ``oversample``^2. ``background`` as of ``hash_nerf.HashNerf``.
     """
 
     surface: Literal["flexicubes", "tetrahedra"] = "flexicubes"
@@ -53,6 +55,7 @@ class SdfMesh:
     lit_from: int = 0
     lit_share: float = 0.75
     textureless_share: float = 0.5
+    material: pbr.Material = "none"
     background: Kind = "solid"
     background_color: tuple[float, float, float] = (0.5, 0.5, 0.5)
     backend: Backend = "auto"
@@ -88,8 +91,9 @@ class MeshScene:
         growth = (spec.finest / spec.coarsest) ** (1 / max(spec.levels - 1, 1))
         sizes = HashGrid(spec.levels, spec.features, spec.log2_entries, spec.coarsest, growth)
         draws = generator(seed, "mesh")
-        self.color = ColorField(sizes, spec.hidden, draws, device, BOUND * MARGIN, spec.backend)
-        self.lit = Lit(spec.shading, spec.lit_from, spec.lit_share, spec.textureless_share)
+        self.color = ColorField(sizes, spec.hidden, draws, device, BOUND * MARGIN, spec.backend, spec.material)
+        white = spec.textureless_share if learns else 0.0  # a shape that stays learns nothing from white pictures
+        self.lit = Lit(spec.shading, spec.lit_from, spec.lit_share, white)
         self.age = torch.zeros((), dtype=torch.int64)  # steps so far
         self.sky = Sky(spec.background, spec.background_color, draws, device)
 
@@ -127,10 +131,10 @@ class MeshScene:
         mesh, deviation = self.geometry(training=torch.is_grad_enabled())
 
         def colors(position: Tensor, normal: Tensor, view: Tensor) -> Tensor:
-            albedo = self.color(position)
+            base = self.color.base(position)
             if self.spec.learn == "geometry":
-                albedo = albedo.detach()
-            return albedo if shade is None else shade(albedo, normal, position, view)
+                base = base.detach()
+            return base[:, :3] if shade is None else shade(base, normal, position, view)
 
         picture = surface_render(
             mesh, colors, cameras, behind, oversample=self.spec.oversample, backend=self.spec.backend
@@ -197,7 +201,8 @@ class MeshScene:
         for _ in range(rounds):
             vertices, faces = quartered(vertices, faces)
         normals = vertex_normals(vertices, faces)
-        return Mesh(vertices.cpu(), faces.cpu(), normals.cpu(), self.color(vertices).cpu())
+        colors, material = pbr.parted(self.color.base(vertices).cpu())
+        return Mesh(vertices.cpu(), faces.cpu(), normals.cpu(), colors, material=material)
 
     def state(self) -> State:
         return copied(self._tensors())
