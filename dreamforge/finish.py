@@ -22,7 +22,10 @@ def finish(folder: Path, recipe: Recipe, scene: Scene, device: torch.device, say
     """Write asset, turntable and report; ``result.json`` last, as the mark that all is there."""
     say("extracting the surface")
     try:
-        facts = _write_mesh(folder, recipe, finished_mesh(scene, recipe), say)
+        mesh = finished_mesh(scene, recipe)
+        if mesh.texture is not None and len(mesh.faces) > recipe.export.triangles:
+            say(f"the mesh keeps its {len(mesh.faces)} triangles, which its texture lies on")
+        facts = _write_mesh(folder, recipe, mesh, say)
     except NoMesh:
         facts = _write_picture(folder, scene, device)
     if isinstance(scene, HasSplats):

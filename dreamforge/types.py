@@ -341,7 +341,8 @@ class HasColors(Protocol):
     """A scene that knows the colours of points near its surface: what textures are baked from."""
 
     def colors_at(self, position: Tensor, normal: Tensor) -> Tensor:
-        """``[N,3]``, unit ``[N,3]`` -> sRGB ``[N,3]``, or ``[N,5]`` with metallic and roughness, all in [0, 1]."""
+        """``[N,3]``, unit ``[N,3]``, on any device -> sRGB ``[N,3]``, or ``[N,5]`` with metallic and roughness, all in
+        [0, 1]."""
         ...
 
 

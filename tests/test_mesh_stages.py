@@ -43,9 +43,13 @@ def test_a_stage_of_geometry_leaves_the_colours(priors: Priors, image: str) -> N
 
 
 @pytest.mark.parametrize("shading", ["none", "soft", "random"])
-@pytest.mark.parametrize("scene", [MESH | {"learn": "texture"}, TEXELS, FIELD])
-def test_a_stage_of_texture_leaves_the_geometry(priors: Priors, scene: dict[str, Any], shading: str) -> None:
-    found = moved(stage(priors, scene | {"shading": shading, "textureless_share": 0.0}))
+@pytest.mark.parametrize(
+    ("scene", "white"), [(MESH | {"learn": "texture"}, {"textureless_share": 0.0}), (TEXELS, {}), (FIELD, {})]
+)
+def test_a_stage_of_texture_leaves_the_geometry(
+    priors: Priors, scene: dict[str, Any], white: dict[str, Any], shading: str
+) -> None:
+    found = moved(stage(priors, scene | {"shading": shading, "lit_share": 1.0} | white))
     assert found and not found & GEOMETRY
     assert found <= {"texels", "color.table", "color.0", "color.1"}
 

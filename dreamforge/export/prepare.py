@@ -8,18 +8,11 @@ import torch
 from torch import Tensor
 
 from dreamforge.export.arrays import MeshArrays, checked
-from dreamforge.export.decimate import (
-    Floats,
-    Surface,
-    decimate,
-    drop_degenerate,
-    drop_unused,
-    neighbour_mean,
-    transfer,
-    unit,
-)
+from dreamforge.export.decimate import Floats, Surface, decimate, drop_degenerate, drop_unused, neighbour_mean, unit
 from dreamforge.geometry.bake import Values, bake, texels_normals, texels_of
+from dreamforge.geometry.nearest import Nearest
 from dreamforge.geometry.unwrap import unwrap
+from dreamforge.ops.raster import interpolate
 from dreamforge.render import light
 from dreamforge.types import DreamforgeError, Mesh
 
@@ -81,28 +74,25 @@ def _source(arrays: MeshArrays, delight: bool) -> _Source:
 def _baked(mesh: Mesh, source: _Source, size: int, colors: Values | None, delight: bool) -> Mesh:
     """``mesh`` with coordinates, and what ``source`` shows as maps of ``size``^2 texels."""
     full = source.surface
-    found = colors
+    faces = torch.from_numpy(full.faces)
+    nearest = Nearest(torch.from_numpy(full.vertices), faces)
+    values = torch.from_numpy(np.concatenate([full.vertices, full.normals, source.lit, full.colors], -1)).float()
 
-    def from_mesh(position: Tensor, normal: Tensor) -> Tensor:
-        return torch.from_numpy(_at(full.colors, full, position, normal)).float()
-
-    def from_scene(position: Tensor, normal: Tensor) -> Tensor:
-        assert found is not None
-        place = _at(np.concatenate([full.vertices, full.normals, source.lit], -1), full, position, normal)
-        at, facing, smooth = torch.from_numpy(place).float().split(3, 1)
-        values = found(at, torch.nn.functional.normalize(facing, dim=-1)).detach().cpu()
+    def shown(position: Tensor, normal: Tensor) -> Tensor:
+        face, bary = nearest(position, normal)
+        carried: Tensor = interpolate(values, faces, face, bary)
+        place, facing, smooth, painted = carried.tensor_split([3, 6, 9], 1)
+        if colors is None:
+            return painted
+        found = colors(place, torch.nn.functional.normalize(facing, dim=-1)).detach().cpu()
         if not delight:
-            return values
-        rgb = light.delight(values[:, :3], torch.nn.functional.normalize(smooth, dim=-1))
-        return torch.cat([rgb, values[:, 3:]], 1)
+            return found
+        rgb = light.delight(found[:, :3], torch.nn.functional.normalize(smooth, dim=-1))
+        return torch.cat([rgb, found[:, 3:]], 1)
 
     mesh = unwrap(replace(mesh, colors=None, material=None), size)
-    maps = bake(mesh, size, from_mesh if colors is None else from_scene)
+    maps = bake(mesh, size, shown)
     return replace(mesh, texture=maps[..., :3], material=maps[..., 3:] if maps.shape[-1] == 5 else None)
-
-
-def _at(values: Floats, full: Surface, position: Tensor, normal: Tensor) -> Floats:
-    return transfer(values, full.vertices, full.normals, position.double().numpy(), normal.double().numpy())
 
 
 def _kept(mesh: Mesh, arrays: MeshArrays, delight: bool) -> Mesh:

@@ -54,7 +54,6 @@ class Textured:
     shading: LitKind = "none"
     lit_from: int = 0
     lit_share: float = 0.75
-    textureless_share: float = 0.5
     background: Kind = "solid"
     background_color: tuple[float, float, float] = (0.5, 0.5, 0.5)
     backend: Backend = "auto"
@@ -109,7 +108,8 @@ class TexturedScene:
         self.spec = spec
         self.shape = Shape.of(_on(_charted(mesh, spec.size), device), spec.size)
         draws = generator(seed, "textured")
-        self.lit = Lit(spec.shading, spec.lit_from, spec.lit_share, spec.textureless_share)
+        # A shape that stays learns nothing from white pictures.
+        self.lit = Lit(spec.shading, spec.lit_from, spec.lit_share, textureless=0.0)
         self.age = torch.zeros((), dtype=torch.int64)  # steps so far
         self.texels: Tensor | None = None
         self.color: ColorField | None = None
