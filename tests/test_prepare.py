@@ -90,6 +90,13 @@ def test_noise_in_the_normals_is_not_painted_on() -> None:
     small = prepare(rough, 10**6)
     assert small.colors is not None and (small.colors - 0.5).abs().max() < 0.025
 
+    def colors(position: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+        smooth = torch.nn.functional.normalize(position, dim=-1)
+        return linear_to_srgb(srgb_to_linear(torch.tensor(0.5)) * shading(smooth)).expand(-1, 3)
+
+    baked = prepare(rough, 10**6, texture=64, colors=colors)
+    assert baked.texture is not None and (baked.texture - 0.5).abs().max() < 0.025
+
 
 def test_preparing_cleans_and_keeps_a_mesh_within_its_budget() -> None:
     mesh = ball()

@@ -160,6 +160,22 @@ def test_a_gradient_reaches_the_texels_that_are_seen_and_no_other() -> None:
 
 
 @KINDS
+def test_what_is_between_charts_continues_them(kind: str) -> None:
+    """Whatever the texels there hold: they are never seen alone."""
+    scene = scene_of(marble(), texture=kind)
+    with torch.no_grad():
+        for group in scene.param_groups():
+            for one in group["params"]:
+                one.add_(torch.randn(one.shape, generator=torch.Generator().manual_seed(0)))
+    picture, texels = scene.extract(8).texture, scene.shape.texels
+    assert picture is not None and picture.std() > 0.05
+    flat = picture.flatten(0, 1)
+    assert torch.equal(flat, flat[texels.source.flatten()])
+    if scene.texels is not None:
+        assert torch.equal(flat[texels.number], scene.texels.detach().sigmoid().flatten(0, 1)[texels.number])
+
+
+@KINDS
 def test_a_state_brings_its_mesh(kind: str) -> None:
     """Into a scene that was built with another one, whose parameters stay the same tensors: an optimiser holds them."""
     scene = scene_of(make("mug", None, 3).mesh((0.8, 0.1, 0.1)), texture=kind)

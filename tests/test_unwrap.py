@@ -24,6 +24,13 @@ def marble() -> Mesh:
     return ball(16)
 
 
+def splinters() -> Mesh:
+    """The faces of a ball, each by itself."""
+    mesh = ball(16)
+    apart = mesh.vertices[mesh.faces] * torch.linspace(0.9, 1.1, len(mesh.faces))[:, None, None]
+    return Mesh(apart.view(-1, 3), torch.arange(3 * len(apart)).view(-1, 3))
+
+
 def charts(faces: Tensor) -> Tensor:
     """The number of the chart of each face: faces that share vertices."""
     from scipy.sparse import coo_array
@@ -47,14 +54,16 @@ def test_it_is_the_same_surface_with_everything_that_its_vertices_carry(make_mes
         assert torch.equal(after[out.faces], before[mesh.faces]), name
 
 
-@pytest.mark.parametrize("make_mesh", [marble, mug])
-def test_no_two_charts_are_nearer_than_a_gutter_also_across_the_borders(make_mesh) -> None:
-    out = unwrap(make_mesh(), 512)
+@pytest.mark.parametrize(("make_mesh", "gutter"), [(marble, 8), (mug, 8), (splinters, 4)])
+def test_no_two_charts_are_nearer_than_a_gutter_also_across_the_borders(make_mesh, gutter: int) -> None:
+    """Eight texels of 1024; four where so many charts would leave too little to themselves."""
+    out = unwrap(make_mesh())
     assert out.uv is not None
-    found = rasterize((out.uv * 512)[None], torch.ones(1, len(out.uv)), out.faces, 512, 512).face[0]
+    found = rasterize((out.uv * 1024)[None], torch.ones(1, len(out.uv)), out.faces, 1024, 1024).face[0]
     label = torch.where(found < 0, -1, charts(out.faces)[found.clamp_min(0)])
     assert len(label.unique()) > 5
-    for shift in ((0, 1), (1, 0), (1, 1), (1, -1), (0, 3), (3, 0), (2, 2), (2, -2)):  # a gutter is 4 texels of 512
+    slanted = gutter * 5 // 8
+    for shift in ((0, 1), (1, 0), (1, 1), (1, -1), (0, gutter), (gutter, 0), (slanted, slanted), (slanted, -slanted)):
         there = label.roll(shift, (0, 1))
         assert not ((label != there) & (label >= 0) & (there >= 0)).any()
 
