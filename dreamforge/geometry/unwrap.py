@@ -1,4 +1,4 @@
-"""Texture coordinates for a mesh that has none: charts that do not overlap, with gutters between them."""
+"""Texture coordinates for a mesh that has none: charts that do not overlap, with margins between them."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,22 +12,23 @@ from dreamforge.geometry.points import face_areas
 from dreamforge.types import DreamforgeError, Mesh
 
 SIDE = 1024  # texels of the square that charts are packed into, whatever the size of the map
-GUTTERS = (8, 4)  # of these texels between charts; at least two of the map
-LEAST = 0.25  # of the square: where the wider gutters leave less to the charts, the narrower ones are taken
+MARGINS = (8, 4)  # of these texels around each chart, so twice as many between two; at least one of the map
+LEAST = 0.25  # of the square: where the wider margins leave less to the charts, the narrower ones are taken
 TRIES = 6
 LARGEST = 200_000  # triangles
 
 
 @dataclass(frozen=True)
 class Charts:
-    """Packed into a square of ``side`` texels, ``density`` a metre: ``place [N,2]`` in texels, ``origin [N]`` the
-    vertex that each of these is a copy of, ``faces [F,3]`` in the old order."""
+    """``count`` of them, packed into a square of ``side`` texels, ``density`` a metre: ``place [N,2]`` in texels,
+    ``origin [N]`` the vertex that each of these is a copy of, ``faces [F,3]`` in the old order."""
 
     place: NDArray[np.float32]
     origin: NDArray[np.int64]
     faces: NDArray[np.uint32]
     side: int
     density: float
+    count: int
 
 
 def unwrap(mesh: Mesh, size: int = 1024) -> Mesh:
@@ -38,19 +39,19 @@ def unwrap(mesh: Mesh, size: int = 1024) -> Mesh:
     20 000 triangles. Raises DreamforgeError for a mesh without an area, or of more than 200 000 triangles.
     """
     area = float(face_areas(mesh).double().sum()) if len(mesh.faces) else 0.0
-    if not area > 0 or len(mesh.faces) > LARGEST:
+    if not 0 < area < float("inf") or len(mesh.faces) > LARGEST:
         raise DreamforgeError(
             f"a mesh of {len(mesh.faces)} triangles and {area:g} square metres was to be unwrapped, but an area and at "
             f"most {LARGEST} triangles are expected; repair or decimate it."
         )
-    narrowest = -(-2 * SIDE // size)
     first = _cut(mesh, 0.5 * SIDE / area**0.5)
-    for gutter in (max(wanted, narrowest) for wanted in GUTTERS):
-        charts = _fitted(first, gutter)
+    most = max(int(0.35 * SIDE / first.count**0.5) - 1, 1)  # half of the square for margins alone
+    for margin in sorted({min(max(wanted, -(-SIDE // size)), most) for wanted in MARGINS}, reverse=True):
+        charts = _fitted(first, margin)
         if area * charts.density**2 > LEAST * SIDE**2:
             break
-    # Half a gutter all around, since pictures repeat.
-    uv = (torch.from_numpy(charts.place) + gutter / 2) / max(charts.side + gutter, SIDE)
+    # Half a margin all around, since pictures repeat.
+    uv = (torch.from_numpy(charts.place) + margin / 2) / max(charts.side + margin, SIDE)
     origin = torch.from_numpy(charts.origin)
 
     def split(values: Tensor | None) -> Tensor | None:
@@ -76,34 +77,35 @@ def _cut(mesh: Mesh, density: float) -> Charts:
     return _packed(atlas, density, 0)
 
 
-def _fitted(first: Charts, gutter: int) -> Charts:
+def _fitted(first: Charts, margin: int) -> Charts:
     """The charts packed anew, at nearly the highest density at which they fit."""
     import xatlas
 
-    room, slope = SIDE - gutter, 1.0  # of the side over the density, both as logarithms
+    room, slope = SIDE - margin, 1.0  # of the side over the density, both as logarithms
     best, last = None, first
     for _ in range(TRIES):
         density = last.density * float(np.clip((0.98 * room / last.side) ** (1 / slope), 0.1, 4.0))
         atlas = xatlas.Atlas()
         atlas.add_uv_mesh(first.place / np.float32(first.density), first.faces)
-        charts = _packed(atlas, density, gutter)
+        charts = _packed(atlas, density, margin)
         charts = replace(charts, origin=first.origin[charts.origin])
         if charts.side <= room and (best is None or charts.density > best.density):
             best = charts
         if 0.94 * room < charts.side <= room:
             break
-        if last is not first and charts.side != last.side:  # gutters do not grow with the density
+        if last is not first and charts.side != last.side:  # margins do not grow with the density
             slope = float(np.clip(np.log(charts.side / last.side) / np.log(charts.density / last.density), 0.2, 1.0))
         last = charts
     return best or last
 
 
-def _packed(atlas: Any, density: float, gutter: int) -> Charts:
+def _packed(atlas: Any, density: float, margin: int) -> Charts:
     import xatlas
 
     packing = xatlas.PackOptions()
-    packing.padding, packing.texels_per_unit = gutter, density
+    packing.padding, packing.texels_per_unit = margin, density
     atlas.generate(xatlas.ChartOptions(), packing)
     origin, faces, uv = atlas[0]
     place = uv * np.array([atlas.width, atlas.height], np.float32)
-    return Charts(place, origin.astype(np.int64), faces.reshape(-1, 3), max(atlas.width, atlas.height), density)
+    side = max(atlas.width, atlas.height)
+    return Charts(place, origin.astype(np.int64), faces.reshape(-1, 3), side, density, atlas.chart_count)
