@@ -126,3 +126,5 @@ def test_more_pieces_than_fit_are_made_smaller() -> None:
     out = unwrap(Mesh(soup, torch.arange(3000).view(-1, 3)), 64)
     assert out.uv is not None and out.uv.min() >= 0 and out.uv.max() <= 1
     assert torch.equal(out.vertices[out.faces], soup.view(-1, 3, 3))
+    one, two = (out.uv[out.faces[:, k]] - out.uv[out.faces[:, 0]] for k in (1, 2))
+    assert (one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]).abs().sum() / 2 > 0.01, "margins leave something to charts"
