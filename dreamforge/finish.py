@@ -13,7 +13,7 @@ from dreamforge.config import Recipe
 from dreamforge.export.splats import write_splats
 from dreamforge.files import atomic_write
 from dreamforge.report import report
-from dreamforge.types import HasSplats, Mesh, NoMesh, Scene
+from dreamforge.types import HasColors, HasSplats, Mesh, NoMesh, Scene
 
 FLAT_SIZE = 512  # pixels of the picture of a scene without a surface
 
@@ -22,7 +22,10 @@ def finish(folder: Path, recipe: Recipe, scene: Scene, device: torch.device, say
     """Write asset, turntable and report; ``result.json`` last, as the mark that all is there."""
     say("extracting the surface")
     try:
-        facts = _write_mesh(folder, recipe, finished_mesh(scene, recipe), say)
+        mesh = finished_mesh(scene, recipe)
+        if mesh.texture is not None and len(mesh.faces) > recipe.export.triangles:
+            say(f"the mesh keeps its {len(mesh.faces)} triangles, which its texture lies on")
+        facts = _write_mesh(folder, recipe, mesh, say)
     except NoMesh:
         facts = _write_picture(folder, scene, device)
     if isinstance(scene, HasSplats):
@@ -39,7 +42,8 @@ def finished_mesh(scene: Scene, recipe: Recipe) -> Mesh:
     from dreamforge.export.prepare import prepare
 
     wanted = recipe.export
-    return prepare(scene.extract(wanted.resolution), wanted.triangles, wanted.delight)
+    colors = scene.colors_at if isinstance(scene, HasColors) else None
+    return prepare(scene.extract(wanted.resolution), wanted.triangles, wanted.delight, wanted.texture, colors)
 
 
 def write_asset(mesh: Mesh, path: Path, recipe: Recipe, format: str) -> None:

@@ -40,6 +40,7 @@ SCENES: dict[str, dict[str, Any]] = {
             "two": {"scene": {"use": "mesh.SdfMesh", "resolution": 8, "levels": 3, "log2_entries": 9}, "scale": 0.5},
         }
     },
+    "textured.Textured": {"size": 64},
     "ensemble.Ensemble": {"particles": 2, "of": {"use": "gaussians.Gaussians", "count": 40, "capacity": 40}},
 }
 GUIDANCE = sorted(SLOTS["guidance"].choices())

@@ -51,7 +51,17 @@ def _mesh(piece: Any, place: Any, kind: str) -> Mesh:
         return Mesh(_float(vertices), faces, normals, _colors(visual, linear=kind == "glb"))
     # trimesh counts v from the bottom, whatever the file does.
     uv = _float(np.stack([visual.uv[:, 0], 1 - visual.uv[:, 1]], -1))
-    return Mesh(_float(vertices), faces, normals, uv=uv, texture=_float(np.asarray(image.convert("RGB")) / 255))
+    texture = _float(np.asarray(image.convert("RGB")) / 255)
+    return Mesh(_float(vertices), faces, normals, uv=uv, texture=texture, material=_material(visual.material))
+
+
+def _material(material: Any) -> Tensor | None:
+    """The map of metallic and roughness of a glTF file, ``[H,W,2]``."""
+    image = getattr(material, "metallicRoughnessTexture", None)
+    if image is None:
+        return None
+    factors = [1.0 if one is None else one for one in (material.metallicFactor, material.roughnessFactor)]
+    return _float(np.asarray(image.convert("RGB"))[..., :0:-1] / 255 * factors)
 
 
 def _image(visual: Any) -> Any:
