@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamforge.export.splats import NAMES, read_splats, write_splats
+from dreamforge.export.splats import write_splats
+from dreamforge.geometry.splats import NAMES, read_splats
 from dreamforge.ops.splat_reference import harmonic_bases
 from dreamforge.render.splat import rotations
 from dreamforge.types import DreamforgeError, Splats
