@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from dreamforge.export.arrays import checked
+from dreamforge.export.write import FORMATS
 from dreamforge.geometry.beside import Beside
 from dreamforge.geometry.join import join
 from dreamforge.geometry.read import content_of, pieces
@@ -16,7 +17,7 @@ def load_mesh(path: str | os.PathLike[str]) -> Mesh:
     Raises DreamforgeError for a file that is missing, unknown, damaged, or holds more than one mesh.
     """
     path = Path(path)
-    content = content_of(path)
+    content = content_of(path, FORMATS)
     try:
         found, lost = pieces(content, path.suffix.lower().lstrip("."), Beside(path.parent))
         if len(found) == 1 and not lost:

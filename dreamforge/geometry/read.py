@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -48,10 +49,10 @@ def mesh_of(content: bytes, kind: str, name: str, beside: Beside) -> tuple[Mesh,
     return mesh, [f"{name}: {text}" for text in [*beside.warnings(), *lost, *told, *repaired]]
 
 
-def content_of(path: Path) -> bytes:
+def content_of(path: Path, kinds: Iterable[str] = KINDS) -> bytes:
     """The bytes of a mesh file. Raises DreamforgeError for one of another kind, too large, or not there."""
-    if path.suffix.lower().lstrip(".") not in KINDS:
-        raise DreamforgeError(f"cannot read {str(path)!r}: expected a name that ends in .{', .'.join(KINDS)}")
+    if path.suffix.lower().lstrip(".") not in kinds:
+        raise DreamforgeError(f"cannot read {str(path)!r}: expected a name that ends in .{', .'.join(kinds)}")
     try:
         return read_bytes(path)
     except (FileNotFoundError, ValueError) as error:  # ValueError: a name that no file can have
@@ -83,7 +84,7 @@ def _pieces(content: bytes, kind: str, beside: Beside) -> tuple[list[Piece], lis
     if kind == "obj":
         content, absent = _without_absent(content)
         if absent:
-            lost.append(f"{absent} face{'s name vertices' if absent > 1 else ' names a vertex'} that the file has not")
+            lost.append(f"{absent} face{'s' * (absent > 1)} with absent vertices left out")
     scene = trimesh.load_scene(BytesIO(content), file_type=kind, resolver=beside, process=False, maintain_order=True)
     placed = [(scene.geometry[name], place) for place, name in map(scene.graph.get, scene.graph.nodes_geometry)]
     solid = [(one, place) for one, place in placed if isinstance(one, trimesh.Trimesh) and len(one.faces)]
@@ -98,7 +99,9 @@ def _pieces(content: bytes, kind: str, beside: Beside) -> tuple[list[Piece], lis
     pictures = {id(image): texels(image) for image in images}
     asked = wanted if kind in ("glb", "gltf") else sum(image.format is not None for image in images)
     if (bare := asked - sum(_picture(one, pictures) is not None for one in shapes)) > 0:
-        lost.append(f"{bare} texture{'s' * (bare > 1)} could not be read and {'are' if bare > 1 else 'is'} left out")
+        lost.append(
+            f"{bare} texture{'s' * (bare > 1)} left out: no readable picture, or no place on it for all vertices"
+        )
     return [_piece(one, place, kind, pictures) for one, place in solid], lost
 
 

@@ -45,12 +45,11 @@ def drawable(vertices: Floats, faces: Faces) -> tuple[Faces, NDArray[np.int64], 
 
     count = len(vertices)
     unused = np.ones(count, bool)
-    faces = without(
-        ((faces < 0) | (faces >= count)).any(1), "face names an absent vertex", "faces name absent vertices"
-    )
+    absent: Marks = ((faces < 0) | (faces >= count)).any(1)
+    faces = without(absent, "face names an absent vertex", "faces name absent vertices")
     unused[faces.reshape(-1)] = False
-    broken = ~np.isfinite(vertices).all(1)
-    lost = broken[faces].any(1)
+    broken: Marks = np.logical_not(np.isfinite(vertices).all(1))
+    lost: Marks = broken[faces].any(1)
     if broken.any():
         said.append(f"{_number(broken, 'vertex is', 'vertices are')} not finite and left out with {lost.sum()} faces")
     faces = faces[~lost]
@@ -88,9 +87,7 @@ def _oriented(vertices: Floats, faces: Faces) -> tuple[Faces, list[str]]:
     links, said = _links(_places(vertices)[faces]), []
     if links.uses.max() > 2:
         over = int((links.uses > 2).sum())
-        said.append(
-            f"the surface is not manifold at {over} edge{'s' * (over > 1)} of three or more faces, which it keeps"
-        )
+        said.append(f"the surface is not manifold: {over} edge{'s have' if over > 1 else ' has'} three or more faces")
     turned = _disagreeing(links, len(faces))
     if turned.any():
         said.append(f"{_number(turned, 'face was', 'faces were')} turned to agree with the neighbours")
@@ -161,9 +158,8 @@ def _double(vertices: Floats, faces: Faces) -> Marks:
     """All but the first of faces on the same three places."""
     if len(faces) == 0:
         return np.zeros(0, bool)
-    _, first = np.unique(
-        np.sort(_places(np.where(np.isfinite(vertices), vertices, 0.0))[faces], -1), axis=0, return_index=True
-    )
+    corners = np.sort(_places(np.where(np.isfinite(vertices), vertices, 0.0))[faces], -1)
+    _, first = np.unique(corners, axis=0, return_index=True)
     marks = np.ones(len(faces), bool)
     marks[first] = False
     return marks
