@@ -100,7 +100,7 @@ def _pieces(content: bytes, kind: str, beside: Beside) -> tuple[list[Piece], lis
     asked = wanted if kind in ("glb", "gltf") else sum(image.format is not None for image in images)
     if (bare := asked - sum(_picture(one, pictures) is not None for one in shapes)) > 0:
         lost.append(
-            f"{bare} texture{'s' * (bare > 1)} left out: no readable picture, or no place on it for all vertices"
+            f"{bare} texture{'s' * (bare > 1)} left out: no readable picture, or vertices without a place on it"
         )
     return [_piece(one, place, kind, pictures) for one, place in solid], lost
 

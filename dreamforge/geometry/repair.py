@@ -45,11 +45,11 @@ def drawable(vertices: Floats, faces: Faces) -> tuple[Faces, NDArray[np.int64], 
 
     count = len(vertices)
     unused = np.ones(count, bool)
-    absent: Marks = ((faces < 0) | (faces >= count)).any(1)
+    absent: Marks = np.any((faces < 0) | (faces >= count), axis=1)
     faces = without(absent, "face names an absent vertex", "faces name absent vertices")
     unused[faces.reshape(-1)] = False
-    broken: Marks = np.logical_not(np.isfinite(vertices).all(1))
-    lost: Marks = broken[faces].any(1)
+    broken: Marks = np.any(~np.isfinite(vertices), axis=1)
+    lost: Marks = np.any(broken[faces], axis=1)
     if broken.any():
         said.append(f"{_number(broken, 'vertex is', 'vertices are')} not finite and left out with {lost.sum()} faces")
     faces = faces[~lost]
