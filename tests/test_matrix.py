@@ -26,6 +26,7 @@ SCENES: dict[str, dict[str, Any]] = {
     },
     "gaussians.Gaussians": {"count": 40, "capacity": 60, "refine_from": 1, "refine_every": 1},
     "mesh.SdfMesh": {"resolution": 8, "levels": 3, "log2_entries": 9, "finest": 16},
+    "textured.Textured": {"size": 64},
     "ensemble.Ensemble": {"particles": 2, "of": {"use": "gaussians.Gaussians", "count": 40, "capacity": 40}},
 }
 GUIDANCE = sorted(SLOTS["guidance"].choices())

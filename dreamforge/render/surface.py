@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dreamforge.cameras import project
 from dreamforge.ops.dispatch import Backend
-from dreamforge.ops.raster import antialias, interpolate, neighbours, rasterize
+from dreamforge.ops.raster import Fragments, antialias, interpolate, neighbours, rasterize
 from dreamforge.types import Cameras, RenderOutput
 
 Colors = Callable[[Tensor, Tensor, Tensor], Tensor]  # position [P,3], unit normal [P,3], view [P] -> sRGB [P,3]
@@ -28,6 +28,64 @@ class Triangles:
         return Triangles(vertices, faces, neighbours(faces))
 
 
+@dataclass(frozen=True)
+class Corners:
+    """``values [N,C]`` and the ones that the corners of each face take, ``faces [F,3]``: for what is split at seams."""
+
+    values: Tensor
+    faces: Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the pixels of a rasterised mesh see, before colours: P of them see it.
+
+    ``position [P,3]``, unit ``normal [P,3]``, ``view [P]``, ``face [P]``, ``bary [P,3]``, and where they were asked
+    for ``dx``, ``dy [P,3]``, as of ``ops.raster.Fragments``.
+    """
+
+    position: Tensor
+    normal: Tensor
+    view: Tensor
+    face: Tensor
+    bary: Tensor
+    dx: Tensor | None
+    dy: Tensor | None
+    _hit: Tensor  # [P] their pixels
+    _found: Fragments
+    _pixels: Tensor
+    _depth: Tensor
+    _mesh: Triangles
+    _oversample: int
+    _backend: Backend
+
+    def picture(self, rgb: Tensor, background: Tensor) -> RenderOutput:
+        """Colours ``[P,3]`` over ``background [3]``, ``[B,3]`` or ``[B,H,W,3]``, outlines smoothed."""
+        views, height, width = self._found.face.shape
+        depth = self._found.depth.flatten().index_select(0, self._hit)
+        columns = torch.cat([rgb, torch.ones_like(rgb[:, :1]), self.normal, depth[:, None]], 1)
+        sharp = columns.new_zeros(views * height * width, 8).index_copy(0, self._hit, columns)
+        smooth = antialias(
+            sharp.view(views, height, width, 8),
+            self._found,
+            self._pixels,
+            self._depth,
+            self._mesh.faces,
+            self._mesh.across,
+            backend=self._backend,
+        )
+        share = self._oversample
+        mean = smooth.view(views, height // share, share, width // share, share, 8).mean((2, 4))
+        alpha = mean[..., 3:4]
+        behind = background.expand(views, 3)[:, None, None] if background.ndim < 4 else background
+        return RenderOutput(
+            mean[..., :3] + (1 - alpha) * behind,
+            alpha,
+            mean[..., 7:] / alpha.clamp_min(1e-6),
+            torch.nn.functional.normalize(mean[..., 4:7], dim=-1),
+        )
+
+
 def surface_render(
     mesh: Triangles,
     colors: Colors,
@@ -42,27 +100,40 @@ def surface_render(
     ``colors`` is asked once for all pixels that see the mesh; normals are smooth, means of the faces around a vertex.
     Depth is the mean along the camera's z over what is seen, 0 where nothing is.
     """
-    views, height, width = len(cameras), cameras.height * oversample, cameras.width * oversample
+    drawn = draw(mesh, cameras, oversample=oversample, backend=backend)
+    return drawn.picture(colors(drawn.position, drawn.normal, drawn.view), background)
+
+
+def draw(
+    mesh: Triangles,
+    cameras: Cameras,
+    *,
+    oversample: int = 2,
+    normals: Corners | None = None,
+    derivatives: bool = False,
+    backend: Backend = "auto",
+) -> Drawn:
+    """``mesh`` at ``oversample``^2 points a pixel. ``normals``: its own, in place of means of the faces around a
+    vertex."""
+    height, width = cameras.height * oversample, cameras.width * oversample
     pixels, depth = project(mesh.vertices, cameras)
     pixels = pixels * oversample
-    found = rasterize(pixels, depth, mesh.faces, height, width, backend=backend)
-    both = torch.cat([mesh.vertices, face_normals(mesh)], 1)
-    place = interpolate(both, mesh.faces, found.face, found.bary, backend=backend).view(-1, 6)
+    found = rasterize(pixels, depth, mesh.faces, height, width, derivatives=derivatives, backend=backend)
     hit = (found.face.flatten() >= 0).nonzero().squeeze(1)
-    normal = torch.nn.functional.normalize(place.index_select(0, hit)[:, 3:], dim=-1)
-    rgb = colors(place.index_select(0, hit)[:, :3], normal, hit // (height * width))
-    columns = torch.cat([rgb, torch.ones_like(rgb[:, :1]), normal, found.depth.flatten()[hit, None]], 1)
-    sharp = columns.new_zeros(views * height * width, 8).index_copy(0, hit, columns).view(views, height, width, 8)
-    smooth = antialias(sharp, found, pixels, depth, mesh.faces, mesh.across, backend=backend)
-    mean = smooth.view(views, cameras.height, oversample, cameras.width, oversample, 8).mean((2, 4))
-    alpha = mean[..., 3:4]
-    behind = background.expand(views, 3)[:, None, None] if background.ndim < 4 else background
-    return RenderOutput(
-        mean[..., :3] + (1 - alpha) * behind,
-        alpha,
-        mean[..., 7:] / alpha.clamp_min(1e-6),
-        torch.nn.functional.normalize(mean[..., 4:7], dim=-1),
+    face = found.face.flatten().index_select(0, hit)
+    bary, dx, dy = (
+        None if image is None else image.view(-1, 3).index_select(0, hit) for image in (found.bary, found.dx, found.dy)
     )
+    assert bary is not None
+    both = Corners(torch.cat([mesh.vertices, face_normals(mesh)], 1), mesh.faces)
+    place = interpolate(both.values, both.faces, face, bary, backend=backend)
+    normal = place[:, 3:]
+    if normals is not None:
+        normal = interpolate(normals.values, normals.faces, face, bary, backend=backend)
+    normal = torch.nn.functional.normalize(normal, dim=-1)
+    view = hit // (height * width)
+    seen = (place[:, :3], normal, view, face, bary, dx, dy)
+    return Drawn(*seen, hit, found, pixels, depth, mesh, oversample, backend)
 
 
 def face_normals(mesh: Triangles) -> Tensor:
