@@ -38,7 +38,7 @@ class Outcome:
 def generate(options: argparse.Namespace) -> Outcome:
     given = {"prompt": options.prompt, "seed": options.seed, "device": options.device}
     values = {key: value for key, value in given.items() if value is not None}
-    recipe = _within(config.load(options.recipe, options.overrides, values), options.vram)
+    recipe = _within(config.load(options.recipe, options.overrides, values, options.start), options.vram)
     out = Path(options.out) if options.out else runs.default_folder(recipe)
     with watched() as listener:
         return _done(lambda: runs.generate(recipe, out, overwrite=options.overwrite, listener=listener))

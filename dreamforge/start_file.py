@@ -1,7 +1,6 @@
 """The file that a run starts from: read, repaired, and kept in the run's folder under the name of its content."""
 
 import hashlib
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from dreamforge.geometry.beside import Beside
 from dreamforge.geometry.cloud import cloud_of, ply_kind
 from dreamforge.geometry.read import content_of, mesh_of
 from dreamforge.geometry.splats import splats_of
+from dreamforge.run_folder import START
 from dreamforge.scenes.start import Place, Start, place_of
 from dreamforge.types import DreamforgeError
-
-NAME = re.compile(r"start-([0-9a-f]{12})\.(glb|ply)")
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ def start_file(recipe: Recipe) -> StartFile | None:
     if path is None:
         return None
     content, kind = content_of(path), path.suffix.lower().lstrip(".")
-    kept = NAME.fullmatch(path.name)
-    if kept and kept[1] != _short_hash(content):
+    kept = START.fullmatch(path.name) is not None
+    if kept and path.stem != f"start-{_short_hash(content)}":
         raise DreamforgeError(f"'{path}' was changed since a run kept it under this name: copy it again, or rename it.")
     if kind == "ply" and (what := ply_kind(content)) != "mesh":
         read, said = (splats_of(content, path), []) if what == "splats" else cloud_of(content, path.name)
@@ -60,10 +58,17 @@ def place(recipe: Recipe) -> Place | None:
     return None if kept is None else place_of(kept.start)
 
 
-def starting_from(recipe: Recipe, origin: Path | str) -> Recipe:
-    """The recipe with another file to start from."""
+def kept_by(recipe: Recipe, given: StartFile | None, folder: Path = Path()) -> Recipe:
+    """The recipe that starts from the file as ``folder`` keeps it."""
+    if given is None:
+        return recipe
     first, *others = recipe.stages
-    return replace(recipe, stages=(replace(first, origin=str(origin)), *others))
+    return replace(recipe, stages=(replace(first, origin=str(folder / given.name)), *others))
+
+
+def files(given: StartFile | None) -> dict[str, bytes]:
+    """What a run's folder keeps of it, name -> content."""
+    return {} if given is None else {given.name: given.content}
 
 
 def _short_hash(content: bytes) -> str:

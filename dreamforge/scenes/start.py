@@ -1,4 +1,4 @@
-"""A scene that starts from a file: a mesh, points, or Gaussians, brought into the unit volume and made what is wanted."""
+"""A scene that starts from a mesh, points or Gaussians of a file, brought into the unit volume."""
 
 import math
 from dataclasses import dataclass, replace
@@ -40,9 +40,7 @@ class Place:
         return replace(mesh, vertices=self.outside(mesh.vertices))
 
     def splats_outside(self, splats: Splats) -> Splats:
-        return replace(
-            splats, means=self.outside(splats.means), log_scales=splats.log_scales + math.log(self.unit)
-        )
+        return replace(splats, means=self.outside(splats.means), log_scales=splats.log_scales + math.log(self.unit))
 
 
 def place_of(start: Start) -> Place:
@@ -73,9 +71,7 @@ def scene_from(start: Start, spec: Any, seed: int, device: torch.device) -> Scen
             math.log(spec.opacity / (1 - spec.opacity)) if isinstance(spec, Gaussians) else SOLID,
         )
     else:
-        start = replace(
-            start, means=place.inside(start.means), log_scales=start.log_scales - math.log(place.unit)
-        )
+        start = replace(start, means=place.inside(start.means), log_scales=start.log_scales - math.log(place.unit))
     if isinstance(spec, Gaussians):
         return gaussians_from(start, spec, seed, device)
     count = len(start.means)
