@@ -26,15 +26,17 @@ class StartFile:
 
 
 def start_file(recipe: Recipe) -> StartFile | None:
-    """The file that the recipe's first stage starts from, None where it starts from scratch.
-
-    A mesh becomes a clean .glb, points and Gaussians stay as they are; a file that a run has kept stays as it is. What
-    the content is read as depends on the kept bytes alone. Raises DreamforgeError for what cannot be read, and for a
-    kept file that was changed.
-    """
+    """The file that the recipe's first stage starts from, None where it starts from scratch; see ``read_start``."""
     path = recipe.stages[0].file
-    if path is None:
-        return None
+    return None if path is None else read_start(path)
+
+
+def read_start(path: Path) -> StartFile:
+    """A mesh becomes a clean .glb, points and Gaussians stay as they are, and so does a file that a run has kept.
+
+    What ``start`` holds depends on the kept bytes alone. Raises DreamforgeError for what cannot be read, and for a kept
+    file that was changed.
+    """
     content, kind = content_of(path), path.suffix.lower().lstrip(".")
     kept = START.fullmatch(path.name) is not None
     if kept and path.stem != f"start-{_short_hash(content)}":
@@ -42,7 +44,7 @@ def start_file(recipe: Recipe) -> StartFile | None:
     if kind == "ply" and (what := ply_kind(content)) != "mesh":
         read, said = (splats_of(content, path), []) if what == "splats" else cloud_of(content, path.name)
         place_of(read)
-        return StartFile(f"start-{_short_hash(content)}.ply", content, read, said)
+        return StartFile(f"start-{_short_hash(content)}.ply", content, read, [] if kept else said)
     said = []
     if not kept:
         mesh, said = mesh_of(content, kind, path.name, Beside(path.parent))
