@@ -19,7 +19,7 @@ def load_mesh(path: str | os.PathLike[str]) -> Mesh:
     path = Path(path)
     content = content_of(path, FORMATS)
     try:
-        found, lost = pieces(content, path.suffix.lower().lstrip("."), Beside(path.parent))
+        found, lost = pieces(content, path.suffix.lower().lstrip("."), Beside(path.parent), as_stored=True)
         if len(found) == 1 and not lost:
             mesh, _ = join(found)
             checked(mesh)

@@ -61,19 +61,20 @@ def content_of(path: Path, kinds: Iterable[str] = KINDS) -> bytes:
         raise DreamforgeError(f"cannot read {str(path)!r} ({error.strerror}): check the path") from error
 
 
-def pieces(content: bytes, kind: str, beside: Beside) -> tuple[list[Piece], list[str]]:
-    """Everything with triangles in a file, and what was lost of it. Raises DreamforgeError."""
+def pieces(content: bytes, kind: str, beside: Beside, as_stored: bool = False) -> tuple[list[Piece], list[str]]:
+    """Everything with triangles in a file, and what was lost of it; ``as_stored``: the vertices of an .obj of one piece
+    in its order (trimesh confuses those of several). Raises DreamforgeError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numpy and PIL, about what is checked here
-            return _pieces(content, kind, beside)
+            return _pieces(content, kind, beside, as_stored)
     except DreamforgeError:
         raise
     except Exception as error:  # what trimesh raises on damage is open: index, assertion, JSON, struct, value errors
         raise DreamforgeError("it is damaged, or not the kind of file that its name says") from error
 
 
-def _pieces(content: bytes, kind: str, beside: Beside) -> tuple[list[Piece], list[str]]:
+def _pieces(content: bytes, kind: str, beside: Beside, as_stored: bool) -> tuple[list[Piece], list[str]]:
     import trimesh
 
     lost, wanted = [], 0
@@ -85,7 +86,8 @@ def _pieces(content: bytes, kind: str, beside: Beside) -> tuple[list[Piece], lis
         content, absent = _without_absent(content)
         if absent:
             lost.append(f"{absent} face{'s' * (absent > 1)} with absent vertices left out")
-    scene = trimesh.load_scene(BytesIO(content), file_type=kind, resolver=beside, process=False, maintain_order=True)
+    how = {"process": False, "maintain_order": as_stored}
+    scene = trimesh.load_scene(BytesIO(content), file_type=kind, resolver=beside, **how)
     placed = [(scene.geometry[name], place) for place, name in map(scene.graph.get, scene.graph.nodes_geometry)]
     solid = [(one, place) for one, place in placed if isinstance(one, trimesh.Trimesh) and len(one.faces)]
     vertices, faces = (sum(len(getattr(one, part)) for one, _ in solid) for part in ("vertices", "faces"))

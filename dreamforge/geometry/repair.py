@@ -28,7 +28,7 @@ def repair(mesh: Mesh) -> tuple[Mesh, list[str]]:
     vertices = mesh.vertices.double().numpy()[kept]
     flat, told = _oriented(vertices, faces)
     mesh, blank = _finite(_rows(mesh, kept, flat))
-    normals = None if mesh.normals is None or not np.array_equal(flat, faces) or said else mesh.normals
+    normals = mesh.normals if np.array_equal(flat, faces) else None
     if normals is None or not bool(torch.isfinite(normals).all()):
         normals = torch.from_numpy(smooth_normals(vertices, flat).astype(np.float32))
     return replace(mesh, normals=normals), [*said, *told, *blank]
@@ -62,10 +62,11 @@ def drawable(vertices: Floats, faces: Faces) -> tuple[Faces, NDArray[np.int64], 
 
 
 def smooth_normals(vertices: Floats, faces: Faces) -> Floats:
-    """Unit normals ``[V,3]`` of vertices at any scale: the mean of the faces around each, weighted by area."""
+    """Unit normals ``[V,3]`` of vertices at any scale: the mean of the faces around each place, weighted by area."""
     scale = max(float(np.abs(vertices - vertices.mean(0)).max()), 1e-300)
-    area, index = np.repeat(_cross((vertices - vertices.mean(0)) / scale, faces), 3, axis=0), faces.reshape(-1)
-    total = np.stack([np.bincount(index, area[:, k], len(vertices)) for k in range(3)], -1)
+    places = _places(vertices)
+    area, index = np.repeat(_cross((vertices - vertices.mean(0)) / scale, faces), 3, axis=0), places[faces.reshape(-1)]
+    total = np.stack([np.bincount(index, area[:, k], len(vertices)) for k in range(3)], -1)[places]
     length = np.linalg.norm(total, axis=-1, keepdims=True)
     return np.where(length > 1e-30, total / np.maximum(length, 1e-30), [0.0, 1.0, 0.0])
 
