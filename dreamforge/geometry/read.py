@@ -55,6 +55,8 @@ def content_of(path: Path, kinds: Iterable[str] = KINDS) -> bytes:
         raise DreamforgeError(f"cannot read {str(path)!r}: expected a name that ends in .{', .'.join(kinds)}")
     try:
         return read_bytes(path)
+    except DreamforgeError:
+        raise
     except (FileNotFoundError, ValueError) as error:  # ValueError: a name that no file can have
         raise DreamforgeError(f"there is no file {str(path)!r}, expected a mesh; check the path") from error
     except OSError as error:
