@@ -47,8 +47,17 @@ class Export:
     resolution: int = 128  # samples along an edge of the extraction grid
     delight: bool = True  # take the light out of the colours; False for a scene whose colours are albedo
     format: Literal["glb", "obj", "ply"] = "glb"
+    texture: int = 0  # texels along an edge of the maps that colours are baked into; 0: colours at the vertices
 
     def __post_init__(self) -> None:
+        if self.texture != 0 and self.texture not in (64, 128, 256, 512, 1024, 2048, 4096):
+            raise DreamforgeError(
+                f"'export.texture' was given {self.texture}, but expects 0 or a power of two from 64 to 4096."
+            )
+        if self.texture and self.format == "ply":
+            raise DreamforgeError(
+                "'export.texture' was given with 'export.format' ply, which has none: use glb or obj."
+            )
         _within("export.triangles", self.triangles, 4, 5_000_000)
         _within("export.resolution", self.resolution, 8, 1024)
 

@@ -14,7 +14,7 @@ from dreamforge.export.splats import write_splats
 from dreamforge.files import atomic_write
 from dreamforge.report import report
 from dreamforge.start_file import place
-from dreamforge.types import HasSplats, Mesh, NoMesh, Scene
+from dreamforge.types import HasColors, HasSplats, Mesh, NoMesh, Scene
 
 FLAT_SIZE = 512  # pixels of the picture of a scene without a surface
 
@@ -42,7 +42,8 @@ def finished_mesh(scene: Scene, recipe: Recipe) -> Mesh:
     from dreamforge.export.prepare import prepare
 
     wanted = recipe.export
-    return prepare(scene.extract(wanted.resolution), wanted.triangles, wanted.delight)
+    colors = scene.colors_at if isinstance(scene, HasColors) else None
+    return prepare(scene.extract(wanted.resolution), wanted.triangles, wanted.delight, wanted.texture, colors)
 
 
 def write_asset(mesh: Mesh, path: Path, recipe: Recipe, format: str) -> None:

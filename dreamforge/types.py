@@ -337,6 +337,15 @@ class HasSplats(Protocol):
 
 
 @runtime_checkable
+class HasColors(Protocol):
+    """A scene that knows the colours of points near its surface: what textures are baked from."""
+
+    def colors_at(self, position: Tensor, normal: Tensor) -> Tensor:
+        """``[N,3]``, unit ``[N,3]`` -> sRGB ``[N,3]``, or ``[N,5]`` with metallic and roughness, all in [0, 1]."""
+        ...
+
+
+@runtime_checkable
 class Scene(Protocol):
     """Something differentiable that can be rendered and, mostly, turned into a mesh."""
 

@@ -82,6 +82,61 @@ def test_trimesh_sees_the_texture_the_right_way_up(tmp_path: Path, kind: str) ->
     assert colors[corner].tolist() == [255, 0, 0]
 
 
+def shiny(mesh: Mesh) -> Mesh:
+    """With metallic and roughness beside its colours or its texture."""
+    draws = torch.Generator().manual_seed(0)
+    size = (4, 8, 2) if mesh.texture is not None else (len(mesh.vertices), 2)
+    return replace(mesh, material=(torch.rand(size, generator=draws) * 255).round() / 255)
+
+
+def test_material_maps_round_trip(tmp_path: Path) -> None:
+    mesh = shiny(quad())
+    write_glb(mesh, tmp_path / "q.glb")
+    back = load_mesh(tmp_path / "q.glb")
+    assert back.material is not None and mesh.material is not None
+    torch.testing.assert_close(back.material, mesh.material, atol=1e-6, rtol=0)
+    write_glb(quad(), tmp_path / "plain.glb")
+    assert load_mesh(tmp_path / "plain.glb").material is None
+
+
+def test_trimesh_finds_roughness_in_green_and_metallic_in_blue(tmp_path: Path) -> None:
+    metal = torch.zeros(4, 8, 2)
+    metal[..., 0], metal[..., 1] = 1.0, 0.2
+    write_glb(replace(quad(), material=metal), tmp_path / "q.glb")
+    (piece,) = trimesh.load_scene(tmp_path / "q.glb").geometry.values()
+    found = piece.visual.material
+    assert (found.metallicFactor, found.roughnessFactor) == (1.0, 1.0)
+    assert np.asarray(found.metallicRoughnessTexture)[0, 0].tolist() == [255, 51, 255]
+    assert header(glb_bytes(quad()))["materials"][0]["pbrMetallicRoughness"]["metallicFactor"] == 0.0
+
+
+def test_material_of_vertices_is_its_mean_in_glb() -> None:
+    mesh = shiny(ball())
+    (material,) = header(glb_bytes(mesh))["materials"]
+    assert mesh.material is not None
+    metallic, roughness = mesh.material.mean(0).tolist()
+    found = material["pbrMetallicRoughness"]
+    assert found["metallicFactor"] == pytest.approx(metallic, abs=1e-6)
+    assert found["roughnessFactor"] == pytest.approx(roughness, abs=1e-6)
+
+
+def test_obj_names_a_picture_for_each_map(tmp_path: Path) -> None:
+    from PIL import Image
+
+    mesh = shiny(quad())
+    write_obj(mesh, tmp_path / "my quad.obj")
+    lines = next(tmp_path.glob("*.mtl")).read_text().split("\n")
+    maps = dict(line.split(" ", 1) for line in lines if line.startswith("map_"))
+    assert set(maps) == {"map_Kd", "map_Pr", "map_Pm"} and {"Pr 1", "Pm 1", "Kd 1 1 1"} < set(lines)
+    assert mesh.material is not None
+    for key, channel in (("map_Pm", 0), ("map_Pr", 1)):
+        stored = torch.from_numpy(np.asarray(Image.open(tmp_path / maps[key])).copy())
+        assert torch.equal(stored, (mesh.material[..., channel] * 255).round().byte())
+    write_obj(quad(), tmp_path / "plain.obj")
+    plain = (tmp_path / "plain.mtl").read_text()
+    assert "map_Pr" not in plain and "Pr 0.9" in plain and len(list(tmp_path.glob("plain*.png"))) == 1
+
+
 def test_ply_of_a_textured_mesh_has_its_colours(tmp_path: Path) -> None:
     write_ply(quad(), tmp_path / "q.ply")
     colors = load_mesh(tmp_path / "q.ply").colors
@@ -90,10 +145,14 @@ def test_ply_of_a_textured_mesh_has_its_colours(tmp_path: Path) -> None:
 
 def test_khronos_validator_has_nothing_to_say(tmp_path: Path) -> None:
     plain = replace(ball(), normals=None, colors=None)
-    for name, mesh in {"painted ball": ball(), "quad": quad(), "plain": plain, "雪": prepare(ball(), 500)}.items():
+    shining = prepare(shiny(ball(16)), 500, texture=64)
+    assert shining.texture is not None and shining.material is not None
+    meshes = {"painted ball": ball(), "quad": quad(), "plain": plain, "雪": prepare(ball(), 500), "maps": shining}
+    meshes |= {"shiny quad": shiny(quad()), "shiny ball": shiny(ball())}
+    for name, mesh in meshes.items():
         write_glb(mesh, tmp_path / f"{name}.glb", EXTRAS)
     reports = gltf_reports(*sorted(tmp_path.iterdir()))
-    assert len(reports) == 4
+    assert len(reports) == 7
     for report in reports:
         assert report["issues"]["messages"] == []
         assert report["info"]["totalTriangleCount"] > 0
@@ -153,7 +212,7 @@ def test_glb_index_type(tmp_path: Path, count: int, component: int) -> None:
 
 
 @pytest.mark.parametrize("write", [write_glb, write_obj, write_ply])
-@pytest.mark.parametrize("make", [ball, quad])
+@pytest.mark.parametrize("make", [ball, quad, lambda: shiny(quad())])
 def test_equal_arguments_give_equal_bytes(tmp_path: Path, write: Callable[..., None], make: Callable[[], Mesh]) -> None:
     for folder, extras in {"a": EXTRAS, "b": dict(reversed(EXTRAS.items()))}.items():
         (tmp_path / folder).mkdir()
@@ -191,6 +250,11 @@ def test_obj_material_names_have_no_spaces_and_do_not_clash(tmp_path: Path) -> N
         (Mesh(torch.eye(3), torch.tensor([[0, 1, 3]])), "faces name vertices 0 to 3, expected 0 to 2"),
         (Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), colors=torch.zeros(2, 3)), "2 colors, expected"),
         (Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), uv=torch.zeros(3, 2)), "only one of uv and texture"),
+        (Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), material=torch.zeros(2, 2)), "2 material, expected"),
+        (Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), material=torch.zeros(3, 3)), r"a material \[3, 3\], expected"),
+        (replace(quad(), material=torch.zeros(4, 2)), r"a material \[4, 2\], expected"),
+        (replace(ball(), material=torch.zeros(4, 4, 2)), r"a material \[4, 4, 2\], expected"),
+        (replace(quad(), material=torch.full((1, 1, 2), torch.nan)), "material hold values that are not finite"),
     ],
 )
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply"])

@@ -8,6 +8,8 @@ import trimesh
 
 from dreamforge.export.decimate import drop_degenerate, transfer, unfolded
 from dreamforge.export.prepare import prepare
+from dreamforge.geometry.unwrap import unwrap
+from dreamforge.ops.raster import texture
 from dreamforge.render.light import linear_to_srgb, shading, srgb_to_linear
 from dreamforge.render.raster import vertex_normals
 from dreamforge.types import DreamforgeError, Mesh
@@ -141,7 +143,99 @@ def test_a_thin_plate_keeps_its_two_colours() -> None:
     assert (transfer(side, source, np.concatenate([up, -up]), asked, -up) < 0.001).all()
 
 
-@pytest.mark.parametrize("make", [lambda: prepare(quad()), lambda: prepare(ball(), 2)])
+def looked_up(mesh: Mesh, values: torch.Tensor, count: int = 20_000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random points of a textured mesh, and ``values [H,W,K]`` there."""
+    draws = torch.Generator().manual_seed(0)
+    face = torch.multinomial(area(mesh).norm(dim=-1), count, replacement=True, generator=draws)
+    weights = torch.rand(count, 3, generator=draws).log().neg()
+    weights /= weights.sum(-1, keepdim=True)
+    assert mesh.uv is not None
+    place, uv = ((weights[..., None] * v[mesh.faces[face]]).sum(1) for v in (mesh.vertices, mesh.uv))
+    return place, texture(values, uv)
+
+
+def test_a_texture_has_the_colours_that_few_triangles_cannot_hold() -> None:
+    """A painted eye on 500 triangles: as on the full mesh, with its material, which goes the same way."""
+    mesh = painted(ball(64))
+    assert mesh.colors is not None
+    mesh = replace(mesh, material=mesh.colors[:, :2] * torch.tensor([1.0, 0.5]))
+    small = prepare(mesh, 500, delight=False, texture=512)
+    assert small.texture is not None and small.material is not None and small.colors is None
+    assert small.texture.shape == (512, 512, 3) and small.material.shape == (512, 512, 2) and len(small.faces) <= 500
+
+    def wrong(values: torch.Tensor, place: torch.Tensor) -> float:
+        true = painted(replace(mesh, vertices=0.6 * torch.nn.functional.normalize(place, dim=-1))).colors
+        assert true is not None
+        return float(((values[:, :1] - true[:, :1]).abs() > 0.2).float().mean())
+
+    place, color = looked_up(small, small.texture)
+    plain = prepare(mesh, 500, delight=False)
+    assert plain.colors is not None and plain.material is not None and plain.material.shape == (len(plain.vertices), 2)
+    assert wrong(color, place) < 0.01
+    _, material = looked_up(small, small.material)
+    torch.testing.assert_close(material, color[:, :2] * torch.tensor([1.0, 0.5]), atol=1e-4, rtol=0)
+
+
+def test_a_texture_asks_the_scene_at_places_on_the_full_mesh() -> None:
+    """Not on the flat triangles that stand for it; with its normals; five columns are a material too."""
+    asked = []
+
+    def colors(position: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+        asked.append((position, normal))
+        return torch.cat([(position + 1) / 2, position.norm(dim=1, keepdim=True), normal[:, :1].abs()], 1)
+
+    small = prepare(ball(40), 100, delight=False, texture=128, colors=colors)
+    position, normal = (torch.cat(parts) for parts in zip(*asked, strict=True))
+    assert (position.norm(dim=1) - 0.6).abs().max() < 0.02
+    assert (small.vertices[small.faces].mean(1).norm(dim=1).min()) < 0.58, "the triangles themselves are not there"
+    assert torch.nn.functional.cosine_similarity(position, normal).min() > 0.98
+    torch.testing.assert_close(normal.norm(dim=1), torch.ones(len(normal)), atol=1e-5, rtol=0)
+    assert small.texture is not None and small.material is not None
+    place, color = looked_up(small, small.texture)
+    wanted = (0.6 * torch.nn.functional.normalize(place, dim=-1) + 1) / 2
+    assert (color - wanted).abs().mean() < 0.01 and (color - wanted).abs().max() < 0.1
+    torch.testing.assert_close(small.material[..., 0], torch.full((128, 128), 0.6), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("from_scene", [False, True])
+def test_a_texture_is_delighted_as_vertex_colours_are(from_scene: bool) -> None:
+    mesh = ball()
+    assert mesh.normals is not None
+    albedo = torch.tensor([0.6, 0.3, 0.2])
+
+    def shown(position: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+        return linear_to_srgb(srgb_to_linear(albedo) * shading(torch.nn.functional.normalize(position, dim=-1)))
+
+    mesh = replace(mesh, colors=shown(mesh.vertices, mesh.normals))
+    small = prepare(mesh, 500, texture=128, colors=shown if from_scene else None)
+    assert small.texture is not None
+    torch.testing.assert_close(small.texture, albedo.expand(128, 128, 3), atol=0.01, rtol=0)
+    lit = prepare(mesh, 500, delight=False, texture=128).texture
+    assert lit is not None and lit.std((0, 1)).max() > 10 * small.texture.std((0, 1)).max()
+
+
+def test_a_mesh_with_a_texture_keeps_it_and_all_its_triangles() -> None:
+    mesh = quad()
+    kept = prepare(mesh, 4, delight=False, texture=64)
+    for name in ("vertices", "faces", "uv", "texture"):
+        assert torch.equal(getattr(kept, name), getattr(mesh, name)), name
+    assert kept.normals is not None and kept.normals.tolist() == [[0, 0, 1]] * 4
+    mesh = unwrap(ball())  # more triangles than the budget
+    mesh = replace(mesh, colors=None, texture=torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0)))
+    assert len(prepare(mesh, 100, delight=False).faces) == len(mesh.faces) > 100
+    bright = prepare(quad()).texture
+    light = float(shading(torch.tensor([0.0, 0.0, 1.0])))
+    assert bright is not None and quad().texture is not None
+    halves = prepare(replace(quad(), texture=quad().texture / 2)).texture
+    assert halves is not None
+    torch.testing.assert_close(srgb_to_linear(halves[3, 7]), srgb_to_linear(torch.tensor([0.5] * 3)) / light)
+
+
+def test_a_mesh_without_colours_gets_no_texture() -> None:
+    assert prepare(replace(ball(), colors=None), 500, texture=64).texture is None
+
+
+@pytest.mark.parametrize("make", [lambda: prepare(quad(), 2), lambda: prepare(ball(), 2)])
 def test_what_cannot_be_prepared(make: Callable[[], Mesh]) -> None:
     with pytest.raises(DreamforgeError, match="expected"):
         make()

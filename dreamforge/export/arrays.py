@@ -16,7 +16,8 @@ Floats = NDArray[np.float32]
 @dataclass(frozen=True)
 class MeshArrays:
     """``vertices [V,3]``, ``faces [F,3]``, unit ``normals [V,3]``; ``colors [V,3]`` sRGB in [0, 1] or
-    ``uv [V,2]`` (origin at the top left) with ``texture [H,W,3]`` sRGB bytes, or neither."""
+    ``uv [V,2]`` (origin at the top left) with ``texture [H,W,3]`` sRGB bytes, or neither. Metallic and roughness, if
+    they are known: ``material [V,2]`` in [0, 1], or ``material_map [H,W,2]`` bytes beside a texture."""
 
     vertices: Floats
     faces: NDArray[np.int64]
@@ -24,13 +25,16 @@ class MeshArrays:
     colors: Floats | None
     uv: Floats | None
     texture: NDArray[np.uint8] | None
+    material: Floats | None
+    material_map: NDArray[np.uint8] | None
 
 
 def checked(mesh: Mesh) -> MeshArrays:
     """The mesh on the CPU, with normals if it had none and no colours where it has a texture.
 
     Raises DreamforgeError for a mesh without triangles, with values that are not finite, with faces that point outside
-    its vertices, with arrays of other lengths, or with only one of ``uv`` and ``texture``.
+    its vertices, with arrays of other lengths, with only one of ``uv`` and ``texture``, or with a ``material`` that is
+    not of the kind of its colours.
     """
     if len(mesh.faces) == 0 or len(mesh.vertices) == 0:
         raise DreamforgeError(
@@ -38,6 +42,12 @@ def checked(mesh: Mesh) -> MeshArrays:
         )
     if (mesh.uv is None) != (mesh.texture is None):
         raise DreamforgeError("the mesh has only one of uv and texture, expected both or neither; add the other")
+    shape, mapped = () if mesh.material is None else tuple(mesh.material.shape), mesh.texture is not None
+    if shape and (len(shape) != 2 + mapped or shape[-1] != 2):
+        raise DreamforgeError(
+            f"the mesh has a material {list(shape)}, expected metallic and roughness as [V,2], or as [H,W,2] beside a "
+            "texture; make it of the kind of its colours"
+        )
     vertices = _floats(mesh.vertices, "vertices")
     count = len(vertices)
     faces = np.ascontiguousarray(mesh.faces.detach().cpu().numpy(), dtype=np.int64)
@@ -45,7 +55,8 @@ def checked(mesh: Mesh) -> MeshArrays:
         raise DreamforgeError(
             f"faces name vertices {faces.min()} to {faces.max()}, expected 0 to {count - 1}; repair the mesh first"
         )
-    per_vertex = {"normals": mesh.normals, "uv": mesh.uv, "colors": mesh.colors if mesh.uv is None else None}
+    per_vertex = {"normals": mesh.normals, "uv": mesh.uv}
+    per_vertex |= {"colors": None, "material": None} if mapped else {"colors": mesh.colors, "material": mesh.material}
     for name, tensor in per_vertex.items():
         if tensor is not None and len(tensor) != count:
             raise DreamforgeError(f"the mesh has {len(tensor)} {name}, expected one for each of its {count} vertices")
@@ -58,7 +69,9 @@ def checked(mesh: Mesh) -> MeshArrays:
         _unit(_floats(normals, "normals")),
         None if colors is None else _floats(colors, "colors").clip(0, 1),
         None if mesh.uv is None else _floats(mesh.uv, "uv"),
-        None if mesh.texture is None else (_floats(mesh.texture, "texture").clip(0, 1) * 255).round().astype(np.uint8),
+        None if mesh.texture is None else _bytes(mesh.texture, "texture"),
+        None if mesh.material is None or mapped else _floats(mesh.material, "material").clip(0, 1),
+        None if mesh.material is None or not mapped else _bytes(mesh.material, "material"),
     )
 
 
@@ -73,7 +86,7 @@ def vertex_colors(arrays: MeshArrays) -> Floats | None:
 
 
 def png_bytes(texture: NDArray[np.uint8]) -> bytes:
-    """``[H,W,3]`` bytes as a PNG file."""
+    """``[H,W,3]`` bytes, or ``[H,W]`` of grey, as a PNG file."""
     import io
 
     from PIL import Image
@@ -88,6 +101,11 @@ def _floats(tensor: Tensor, name: str) -> Floats:
     if not np.isfinite(array).all():
         raise DreamforgeError(f"the mesh's {name} hold values that are not finite, expected numbers; repair it first")
     return array
+
+
+def _bytes(tensor: Tensor, name: str) -> NDArray[np.uint8]:
+    levels: NDArray[np.uint8] = (_floats(tensor, name).clip(0, 1) * 255).round().astype(np.uint8)
+    return levels
 
 
 def _unit(vectors: Floats) -> Floats:

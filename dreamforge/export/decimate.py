@@ -12,7 +12,8 @@ Faces = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Surface:
-    """``vertices [V,3]``, ``faces [F,3]``, unit ``normals [V,3]``, ``colors [V,3]`` (0 columns: no colours)."""
+    """``vertices [V,3]``, ``faces [F,3]``, unit ``normals [V,3]``, ``colors [V,3]``; 5 columns with metallic and
+    roughness, 0 without colours."""
 
     vertices: Floats
     faces: Faces
@@ -45,7 +46,7 @@ def relief(surface: Surface) -> Floats:
     """
     if surface.colors.shape[1] == 0:
         return np.zeros(surface.vertices.shape)
-    colors = surface.colors - surface.colors.mean(0)
+    colors = surface.colors[:, :3] - surface.colors[:, :3].mean(0)
     _, axes = np.linalg.eigh(colors.T @ colors)
     a, b = surface.vertices[surface.faces[:, 0]], surface.vertices[surface.faces[:, 1]]
     edge = float(np.linalg.norm(a - b, axis=-1).mean())

@@ -51,12 +51,13 @@ class _Binary:
 
 
 def write_glb(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> None:
-    """Write one mesh with one rough, non-metallic, opaque material.
+    """Write one mesh with one opaque material, rough and non-metallic where the mesh does not say.
 
     Axes and unit are the world's (right-handed, metres, +Y up, front +Z), which are glTF's own: nothing is converted.
-    Vertex colours are stored as linear light (16 bits), a texture as an sRGB PNG inside the file. ``extras`` (anything
-    JSON can hold: prompt, recipe, seed) are stored on the asset, where provenance is looked for, and on the node,
-    where Blender, Godot and three.js keep them with the object. Equal arguments give equal bytes.
+    Vertex colours are stored as linear light (16 bits), a texture as an sRGB PNG inside the file; maps of metallic and
+    roughness as a linear one (B and G), values at vertices as their mean, since glTF has none there. ``extras``
+    (anything JSON can hold: prompt, recipe, seed) are stored on the asset, where provenance is looked for, and on the
+    node, where Blender, Godot and three.js keep them with the object. Equal arguments give equal bytes.
 
     Raises DreamforgeError for a mesh ``arrays.checked`` refuses and for a path that cannot be written.
     """
@@ -67,13 +68,7 @@ def glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> bytes:
     """The content of the file that ``write_glb`` writes."""
     arrays, binary = checked(mesh), _Binary()
     primitive = _primitive(arrays, binary)
-    material: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}
-    images: dict[str, Any] = {}
-    if arrays.texture is not None:
-        image = {"bufferView": binary.view(png_bytes(arrays.texture)), "mimeType": "image/png"}
-        sampler = {"magFilter": _LINEAR, "minFilter": _TRILINEAR}
-        images = {"images": [image], "samplers": [sampler], "textures": [{"source": 0, "sampler": 0}]}
-        material["baseColorTexture"] = {"index": 0}
+    material, images = _material(arrays, binary)
     notes = {"extras": dict(extras)} if extras else {}
     document = {
         "asset": {"version": "2.0", "generator": f"dreamforge {__version__}", **notes},
@@ -109,6 +104,28 @@ def _primitive(arrays: MeshArrays, binary: _Binary) -> dict[str, Any]:
     indices = arrays.faces.astype("<u2" if short else "<u4")
     index = binary.accessor(indices, "SCALAR", _USHORT if short else _UINT, _INDICES)
     return {"attributes": attributes, "indices": index, "material": 0, "mode": 4}
+
+
+def _material(arrays: MeshArrays, binary: _Binary) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metallic-roughness block, and the images that it names."""
+    metallic, roughness = (0.0, ROUGHNESS) if arrays.material is None else arrays.material.mean(0).tolist()
+    if arrays.material_map is not None:
+        metallic, roughness = 1.0, 1.0
+    material: dict[str, Any] = {"metallicFactor": metallic, "roughnessFactor": roughness}
+    pictures = {}
+    if arrays.texture is not None:
+        pictures["baseColorTexture"] = arrays.texture
+    if arrays.material_map is not None:
+        # Red is where glTF puts occlusion: none, for a reader that looks for it here.
+        red = np.full_like(arrays.material_map[..., :1], 255)
+        pictures["metallicRoughnessTexture"] = np.concatenate([red, arrays.material_map[..., ::-1]], -1)
+    if not pictures:
+        return material, {}
+    images = [{"bufferView": binary.view(png_bytes(one)), "mimeType": "image/png"} for one in pictures.values()]
+    textures = [{"source": number, "sampler": 0} for number in range(len(images))]
+    material |= {name: {"index": number} for number, name in enumerate(pictures)}
+    sampler = {"magFilter": _LINEAR, "minFilter": _TRILINEAR}
+    return material, {"images": images, "samplers": [sampler], "textures": textures}
 
 
 def _linear_colors(colors: Floats) -> NDArray[np.uint16]:

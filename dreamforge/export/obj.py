@@ -17,7 +17,8 @@ from dreamforge.types import Mesh
 
 
 def write_obj(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> None:
-    """Write the mesh as text; a texture goes to an .mtl and a .png beside it, colours behind the positions.
+    """Write the mesh as text; a texture goes to an .mtl and a .png beside it, colours behind the positions. Maps of
+    roughness and metallic are two more .png; values at vertices have no place without a texture.
 
     "v x y z r g b" (sRGB) is no part of the format, but what Blender, MeshLab and trimesh read. The format has no
     axes, unit or notes: they and ``extras`` stand in comments.
@@ -28,13 +29,13 @@ def write_obj(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any
         atomic_write_all({path: _text(arrays, extras, None)})
         return
     name = _plain_name(path.stem)
-    atomic_write_all(
-        {
-            path.with_name(f"{name}.png"): png_bytes(arrays.texture),
-            path.with_name(f"{name}.mtl"): _material(f"{name}.png"),
-            path: _text(arrays, extras, f"{name}.mtl"),
-        }
-    )
+    maps = {"map_Kd": (f"{name}.png", arrays.texture)}
+    if arrays.material_map is not None:
+        maps["map_Pm"] = f"{name}-metallic.png", arrays.material_map[..., 0]
+        maps["map_Pr"] = f"{name}-roughness.png", arrays.material_map[..., 1]
+    files = {path.with_name(file): png_bytes(picture) for file, picture in maps.values()}
+    files[path.with_name(f"{name}.mtl")] = _material({key: file for key, (file, _) in maps.items()})
+    atomic_write_all({**files, path: _text(arrays, extras, f"{name}.mtl")})
 
 
 def _text(arrays: MeshArrays, extras: Mapping[str, Any] | None, material: str | None) -> bytes:
@@ -62,10 +63,11 @@ def _rows(key: str, number: str, values: NDArray[np.floating]) -> list[str]:
     return [pattern % tuple(row) for row in values.tolist()]
 
 
-def _material(texture: str) -> bytes:
-    """Dull and opaque; Pr and Pm are roughness and metalness for readers that know them."""
-    lines = ["newmtl surface", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1", "Pr 0.9", "Pm 0"]
-    return ("\n".join([*lines, f"map_Kd {texture}"]) + "\n").encode("ascii")
+def _material(maps: Mapping[str, str]) -> bytes:
+    """Dull and opaque; Pr and Pm are roughness and metalness for readers that know them, factors of their maps."""
+    lines = ["newmtl surface", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
+    lines += ["Pr 1", "Pm 1"] if "map_Pr" in maps else ["Pr 0.9", "Pm 0"]
+    return ("\n".join([*lines, *(f"{key} {file}" for key, file in maps.items())]) + "\n").encode("ascii")
 
 
 def _plain_name(stem: str) -> str:

@@ -16,7 +16,8 @@ from dreamforge.types import Mesh
 def write_ply(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> None:
     """Write positions, normals and, if there are any, sRGB colours as bytes; ``extras`` become comments.
 
-    PLY has no agreed way to carry a texture: a textured mesh gets the texture's colours at its vertices.
+    PLY has no agreed way to carry a texture: a textured mesh gets the texture's colours at its vertices; metallic and
+    roughness are left out.
     Raises DreamforgeError for a mesh ``arrays.checked`` refuses and for a path that cannot be written.
     """
     atomic_write(path, ply_bytes(mesh, extras))

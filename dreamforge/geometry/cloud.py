@@ -46,8 +46,8 @@ def cloud_of(content: bytes, name: str) -> tuple[Cloud, list[str]]:
             scene = trimesh.load_scene(BytesIO(content), file_type="ply", process=False)
         clouds = [one for one in scene.geometry.values() if isinstance(one, trimesh.PointCloud)]
         points = torch.from_numpy(np.concatenate([np.asarray(one.vertices, np.float32) for one in clouds]))
-        levels = None if len(clouds) != 1 else clouds[0].colors
-        colors = None if levels is None else torch.from_numpy(np.asarray(levels)[:, :3].astype(np.float32) / 255)
+        levels = np.concatenate([np.asarray(one.colors).reshape(-1, 4) for one in clouds])
+        colors = torch.from_numpy(levels[:, :3].astype(np.float32) / 255)
     except Exception as error:  # as of geometry.read.pieces
         raise DreamforgeError(f"{name!r} is damaged, or holds no points: export it again") from error
     right = torch.isfinite(points).all(1)
@@ -56,4 +56,4 @@ def cloud_of(content: bytes, name: str) -> tuple[Cloud, list[str]]:
     points = points[right]
     if not 4 <= len(points) <= MOST_VERTICES:
         raise DreamforgeError(f"{name!r} has {len(points)} points, expected 4 to {MOST_VERTICES}: take another file")
-    return Cloud(points, None if colors is None or len(colors) != len(right) else colors[right]), said
+    return Cloud(points, colors[right] if len(colors) == len(right) else None), said

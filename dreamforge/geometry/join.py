@@ -1,6 +1,6 @@
 """Several pieces of a mesh file joined into one mesh: one picture of all their textures, or colours at vertices."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ MARGIN = 4  # texels around each texture in the picture of all
 @dataclass(frozen=True)
 class Piece:
     """``vertices [V,3]`` in the world, ``faces [F,3]``, ``normals [V,3]``; ``uv [V,2]`` from the top left, with
-    ``texture [H,W,3]``, or ``colors [V,3]``; ``base [3]`` multiplies either, in linear light. Colours are sRGB."""
+    ``texture [H,W,3]``, or ``colors [V,3]``; ``base [3]`` multiplies either, in linear light. Colours are sRGB. A
+    texture may have a ``material [H,W,2]`` beside it, see ``types.Mesh``."""
 
     vertices: NDArray[np.float64]
     faces: NDArray[np.int64]
@@ -27,16 +28,19 @@ class Piece:
     texture: Tensor | None = None
     colors: Tensor | None = None
     base: Tensor | None = None
+    material: Tensor | None = None
 
 
 def join(pieces: list[Piece]) -> tuple[Mesh, list[str]]:
-    """One mesh, and what it lost. Textures stay textures unless one repeats or stands beside coloured vertices."""
+    """One mesh, and what it lost. Textures stay textures unless one of several repeats or stands beside coloured
+    vertices; metallic and roughness stay beside one texture alone."""
     if all(piece.texture is None for piece in pieces):
         return _mesh(pieces, colors=_all_colors(pieces)), []
     first = pieces[0]
     same = all(piece.texture is first.texture and _equal(piece.base, first.base) for piece in pieces)
     if same and first.texture is not None:
-        return _mesh(pieces, uv=torch.cat([_uv(piece) for piece in pieces]), texture=_tile(first)), []
+        joined = _mesh(pieces, uv=torch.cat([_uv(piece) for piece in pieces]), texture=_tile(first))
+        return replace(joined, material=first.material), []
     found = atlas(pieces)
     if found is not None:
         return _mesh(pieces, uv=found[0], texture=found[1]), []

@@ -121,7 +121,8 @@ def _piece(mesh: Any, place: Any, kind: str, pictures: dict[int, Tensor | None])
     if picture is not None:
         # trimesh counts v from the bottom, whatever the file does. A picture in an .obj has its colours already.
         at = _float(np.stack([visual.uv[:, 0], 1 - visual.uv[:, 1]], -1))
-        return replace(one, uv=at, texture=picture, base=None if kind == "obj" else one.base)
+        base, material = None if kind == "obj" else one.base, _material(visual.material)
+        return replace(one, uv=at, texture=picture, base=base, material=material)
     if visual.kind == "face" and inside:
         corners = faces.reshape(-1)
         flat = _colors(visual.face_colors, linear=False).repeat_interleave(3, 0)
@@ -145,6 +146,16 @@ def _picture(mesh: Any, pictures: dict[int, Tensor | None]) -> Tensor | None:
     """The texture of a mesh that says where on it its vertices lie."""
     uv = getattr(mesh.visual, "uv", None)
     return pictures.get(id(_image(mesh.visual))) if uv is not None and len(uv) == len(mesh.vertices) else None
+
+
+def _material(material: Any) -> Tensor | None:
+    """The map of metallic and roughness of a glTF file, ``[H,W,2]`` in [0, 1]."""
+    image = getattr(material, "metallicRoughnessTexture", None)
+    levels = None if image is None else texels(image)
+    if levels is None:
+        return None
+    factors = [1.0 if one is None else float(one) for one in (material.metallicFactor, material.roughnessFactor)]
+    return (levels[..., [2, 1]] * torch.tensor(factors)).nan_to_num(1.0).clamp(0, 1)
 
 
 def _image(visual: Any) -> Any:

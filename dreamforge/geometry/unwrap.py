@@ -1,6 +1,7 @@
 """Texture coordinates for a mesh that has none: charts that do not overlap, with gutters between them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,57 +11,99 @@ from torch import Tensor
 from dreamforge.geometry.points import face_areas
 from dreamforge.types import DreamforgeError, Mesh
 
-GUTTER = 12 / 1024  # of the side, between charts: look-ups a quarter as fine still find one chart alone
-TRIES = 4
+SIDE = 1024  # texels of the square that charts are packed into, whatever the size of the map
+GUTTERS = (8, 4)  # of these texels between charts; at least two of the map
+LEAST = 0.25  # of the square: where the wider gutters leave less to the charts, the narrower ones are taken
+TRIES = 6
+LARGEST = 200_000  # triangles
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Packed into a square of ``side`` texels, ``density`` a metre: ``place [N,2]`` in texels, ``origin [N]`` the
+    vertex that each of these is a copy of, ``faces [F,3]`` in the old order."""
+
+    place: NDArray[np.float32]
+    origin: NDArray[np.int64]
+    faces: NDArray[np.uint32]
+    side: int
+    density: float
 
 
 def unwrap(mesh: Mesh, size: int = 1024) -> Mesh:
     """The mesh with ``uv [V,2]`` in [0, 1] for a map of ``size``^2 texels, vertices split where charts end.
 
-    Charts by the library xatlas (MIT), packed by it into one square, all at one density of texels: about three quarters
-    of the map are used. Normals, colours and material go with their vertices; faces keep their order. Takes about 3
-    seconds for 20 000 triangles. Raises DreamforgeError for a mesh without triangles or with no area, for more than
-    1 000 000 of them, and for a ``size`` below 16.
+    Charts and their packing are of the library xatlas (MIT), all at one density, the highest at which they fit.
+    Normals, colours and a vertex's material go with their vertices, a picture is left out. Takes about 5 seconds for
+    20 000 triangles. Raises DreamforgeError for a mesh without an area, or of more than 200 000 triangles.
     """
     area = float(face_areas(mesh).double().sum()) if len(mesh.faces) else 0.0
-    if not area > 0 or len(mesh.faces) > 1_000_000 or size < 16:
+    if not area > 0 or len(mesh.faces) > LARGEST:
         raise DreamforgeError(
-            f"a mesh of {len(mesh.faces)} triangles and {area:g} square metres was to be unwrapped to {size} texels, "
-            "but a surface of at most 1000000 triangles and a side of at least 16 are expected; decimate or repair it."
+            f"a mesh of {len(mesh.faces)} triangles and {area:g} square metres was to be unwrapped, but an area and at "
+            f"most {LARGEST} triangles are expected; repair or decimate it."
         )
-    gutter = max(2, round(GUTTER * size))
-    density = size / area**0.5
-    for _ in range(TRIES):
-        origin, faces, place, side = _packed(mesh, density, gutter)
-        if side + gutter <= size:
+    narrowest = -(-2 * SIDE // size)
+    first = _cut(mesh, 0.5 * SIDE / area**0.5)
+    for gutter in (max(wanted, narrowest) for wanted in GUTTERS):
+        charts = _fitted(first, gutter)
+        if area * charts.density**2 > LEAST * SIDE**2:
             break
-        density *= 0.98 * (size - gutter) / side
-    uv = (place + gutter / 2) / max(side + gutter, size)  # half a gutter around all: pictures repeat
-    split = {
-        name: None if values is None else values[origin]
-        for name, values in (("normals", mesh.normals), ("colors", mesh.colors))
-    }
-    material = None if mesh.material is None or mesh.material.ndim == 3 else mesh.material[origin]
-    return replace(
-        mesh, vertices=mesh.vertices[origin], faces=faces, uv=uv.float(), texture=None, material=material, **split
+    # Half a gutter all around, since pictures repeat.
+    uv = (torch.from_numpy(charts.place) + gutter / 2) / max(charts.side + gutter, SIDE)
+    origin = torch.from_numpy(charts.origin)
+
+    def split(values: Tensor | None) -> Tensor | None:
+        return None if values is None or values.ndim != 2 else values.cpu()[origin]
+
+    return Mesh(
+        mesh.vertices.cpu()[origin],
+        torch.from_numpy(charts.faces.astype(np.int64)),
+        split(mesh.normals),
+        split(mesh.colors),
+        uv,
+        material=split(mesh.material),
     )
 
 
-def _packed(mesh: Mesh, density: float, gutter: int) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Charts at ``density`` texels a metre: the vertex that each new one is a copy of ``[N]``, faces ``[F,3]``, places
-    in texels ``[N,2]``, and the side of the square that holds them."""
+def _cut(mesh: Mesh, density: float) -> Charts:
+    """The mesh in charts, packed at ``density`` texels a metre without regard to the square."""
     import xatlas
 
-    vertices: NDArray[np.float32] = np.ascontiguousarray(mesh.vertices.cpu().numpy(), np.float32)
-    atlas, packing = xatlas.Atlas(), xatlas.PackOptions()
-    packing.padding, packing.texels_per_unit = gutter, density
+    atlas = xatlas.Atlas()
+    vertices = np.ascontiguousarray(mesh.vertices.cpu().numpy(), np.float32)
     atlas.add_mesh(vertices, np.ascontiguousarray(mesh.faces.cpu().numpy(), np.uint32))
+    return _packed(atlas, density, 0)
+
+
+def _fitted(first: Charts, gutter: int) -> Charts:
+    """The charts packed anew, at nearly the highest density at which they fit."""
+    import xatlas
+
+    room, slope = SIDE - gutter, 1.0  # of the side over the density, both as logarithms
+    best, last = None, first
+    for _ in range(TRIES):
+        density = last.density * float(np.clip((0.98 * room / last.side) ** (1 / slope), 0.1, 4.0))
+        atlas = xatlas.Atlas()
+        atlas.add_uv_mesh(first.place / np.float32(first.density), first.faces)
+        charts = _packed(atlas, density, gutter)
+        charts = replace(charts, origin=first.origin[charts.origin])
+        if charts.side <= room and (best is None or charts.density > best.density):
+            best = charts
+        if 0.94 * room < charts.side <= room:
+            break
+        if last is not first and charts.side != last.side:  # gutters do not grow with the density
+            slope = float(np.clip(np.log(charts.side / last.side) / np.log(charts.density / last.density), 0.2, 1.0))
+        last = charts
+    return best or last
+
+
+def _packed(atlas: Any, density: float, gutter: int) -> Charts:
+    import xatlas
+
+    packing = xatlas.PackOptions()
+    packing.padding, packing.texels_per_unit = gutter, density
     atlas.generate(xatlas.ChartOptions(), packing)
     origin, faces, uv = atlas[0]
-    place = torch.from_numpy(uv.astype(np.float64) * [atlas.width, atlas.height])
-    return (
-        torch.from_numpy(origin.astype(np.int64)),
-        torch.from_numpy(faces.astype(np.int64)).view(-1, 3),
-        place,
-        max(atlas.width, atlas.height),
-    )
+    place = uv * np.array([atlas.width, atlas.height], np.float32)
+    return Charts(place, origin.astype(np.int64), faces.reshape(-1, 3), max(atlas.width, atlas.height), density)

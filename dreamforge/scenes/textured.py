@@ -14,6 +14,7 @@ from dreamforge.ops.dispatch import Backend
 from dreamforge.ops.hashgrid import HashGrid
 from dreamforge.ops.isosurface import grid
 from dreamforge.ops.raster import interpolate, mip_level, texture
+from dreamforge.render.light import linear_to_srgb, srgb_to_linear
 from dreamforge.render.raster import vertex_normals
 from dreamforge.render.surface import Corners, Drawn, Triangles, draw
 from dreamforge.render.volume import Field
@@ -156,6 +157,8 @@ class TexturedScene:
             interpolate(mesh.uv, mesh.faces, drawn.face, weights, backend=backend)
             for weights in (drawn.bary, drawn.dx, drawn.dy)
         )
+        # As shown, as pixels are averaged too: in linear light, as engines look up, a render would take three times as
+        # long, and only borders finer than a pixel would differ.
         return texture(self.picture(), uv, mip_level(right, down, size, size), "trilinear", backend=backend)
 
     def picture(self) -> Tensor:
@@ -242,10 +245,12 @@ def _start(mesh: Mesh, texels: Texels) -> Tensor:
         uv = texels.mix(mesh.uv, mesh.faces)
         shrink = max(max(mesh.texture.shape[:2]) / len(texels.source), 1)
         level = torch.full_like(uv[:, 0], shrink).log2()
-        return texels.filled(texture(mesh.texture, uv, level, "trilinear"))
-    if mesh.colors is not None:
-        return texels.filled(texels.mix(mesh.colors, mesh.faces))
-    return torch.full((*texels.source.shape, 3), GREY, device=texels.face.device)
+        linear = texture(srgb_to_linear(mesh.texture), uv, level, "trilinear")
+    elif mesh.colors is not None:
+        linear = texels.mix(srgb_to_linear(mesh.colors), mesh.faces)
+    else:
+        return torch.full((*texels.source.shape, 3), GREY, device=texels.face.device)
+    return texels.filled(linear_to_srgb(linear).clamp(0, 1))
 
 
 def _on(mesh: Mesh, device: torch.device | str) -> Mesh:
