@@ -17,6 +17,7 @@ from dreamforge import config, data, finish, runs
 from dreamforge.overrides import parse
 from dreamforge.runs import Listener, Progress, Run
 from dreamforge.slots import SLOTS, typed
+from dreamforge.start_file import place
 from dreamforge.types import DreamforgeError
 
 if TYPE_CHECKING:
@@ -80,7 +81,10 @@ def evaluate(options: argparse.Namespace) -> Outcome:
     judged = []
     for path in options.paths:
         run = runs.load(path)
-        judged.append({"run": str(run.path), "prompt": run.recipe.prompt, **judge_asset(run.asset, run.recipe.prompt)})
+        given = place(run.recipe)
+        where = {} if given is None else {"stand": given.mesh_inside}
+        verdict = judge_asset(run.asset, run.recipe.prompt, **where)
+        judged.append({"run": str(run.path), "prompt": run.recipe.prompt, **verdict})
     lines = [", ".join(f"{key} {value}" for key, value in one.items()) for one in judged]
     return Outcome(lines, {"status": "done", "runs": judged})
 

@@ -99,7 +99,10 @@ class Run:
         return _scene_of(self.recipe, checkpoint, devices.pick(device))
 
     def mesh(self) -> Mesh:
-        """The mesh as it is exported: surface, floaters removed, decimated. Raises NoMesh for a flat scene."""
+        """The mesh as it is exported: surface, floaters removed, decimated. Raises NoMesh for a flat scene.
+
+        It is in the unit volume; the asset of a run that started from a file stands where the file's own stood.
+        """
         return finished_mesh(self.scene(self.recipe.device), self.recipe)
 
     @torch.no_grad()

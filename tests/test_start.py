@@ -15,7 +15,7 @@ import torch
 import trimesh
 
 import dreamforge
-from dreamforge import config, run_folder, runs
+from dreamforge import config, conversion, run_folder, runs
 from dreamforge.config import Recipe
 from dreamforge.export.gltf import write_glb
 from dreamforge.export.read import load_mesh
@@ -25,7 +25,6 @@ from dreamforge.geometry.splats import read_splats
 from dreamforge.runs import Interrupted, Listener
 from dreamforge.scenes import convert
 from dreamforge.scenes.gaussians import Gaussians, GaussianScene
-from dreamforge.scenes.hash_nerf import HashNerf
 from dreamforge.scenes.mesh import SdfMesh
 from dreamforge.scenes.start import Start, place_of, scene_from, splats_at
 from dreamforge.scenes.textured import Textured, TexturedScene
@@ -71,14 +70,6 @@ def tiny(start: Path, **changes: object) -> Recipe:
     return config.load("smoke", values={**TINY, **changes}, start=start)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Conversions of a few steps."""
-    few = convert.Effort(points=40, batch=1 << 12, pictures=30, views=1, resolution=48)
-    monkeypatch.setattr(convert, "USUAL", few)
-    monkeypatch.setattr(convert, "MESH", replace(few, pictures=3))
-
-
 # ---- the scene
 
 
@@ -105,7 +96,7 @@ def test_points_become_gaussians_as_3dgs_starts() -> None:
     torch.testing.assert_close(found.log_scales, torch.zeros(64, 3))
     torch.testing.assert_close(0.5 + 0.28209479177387814 * found.sh[:, 0], colors)
     assert found.logit_opacities.tolist() == [1.5] * 64
-    scene = scene_from(Cloud(grid, colors), Gaussians(capacity=100, sh_degree=2, opacity=0.2), 0, CPU)
+    scene = scene_from(Cloud(grid, colors), Gaussians(count=10, capacity=100, sh_degree=2, opacity=0.2), 0, CPU)
     assert isinstance(scene, GaussianScene) and int(scene.alive.sum()) == 64
     own = scene.splats()
     torch.testing.assert_close(own.logit_opacities.sigmoid(), torch.full((64,), 0.2))
@@ -141,36 +132,31 @@ def test_a_textured_scene_keeps_the_faces_and_the_picture() -> None:
     assert mesh.uv is not None and torch.equal(mesh.uv, quad().uv)
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
-    "spec",
-    [
-        Gaussians(count=3000, strategy="none"),
-        HashNerf(log2_entries=12, levels=4, density_scale=10.0),
-        SdfMesh(resolution=20, log2_entries=12),
-    ],
-    ids=["gaussians", "hash_nerf", "mesh"],
+    "spec", [Gaussians(count=3000, strategy="none"), SdfMesh(resolution=20, log2_entries=12)], ids=["gaussians", "mesh"]
 )
-def test_every_scene_starts_from_a_mesh_as_it_looks(spec: Any) -> None:
-    """A red and green box: what is drawn agrees with the source, far better than with the mesh turned around."""
-    halves = ball(20)
-    mesh = replace(halves, colors=torch.where(halves.vertices[:, :1] > 0, *torch.eye(3)[:2]))
-    found = scene_from(moved(mesh), spec, 0, CPU)
-    right, wrong = (
-        scene_from(
-            moved(replace(mesh, vertices=mesh.vertices * torch.tensor([sign, 1.0, sign]))), Textured(size=64), 0, CPU
-        )
-        for sign in (1.0, -1.0)
-    )
+def test_other_scenes_start_as_a_mesh_looks(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ball with a red and a green half: pictures agree with it, and far less with the ball turned around."""
+    few = convert.Effort(pictures=20, views=1, resolution=48)
+    monkeypatch.setattr(convert, "USUAL", few)
+    monkeypatch.setattr(convert, "MESH", replace(few, pictures=2))
+    halves = replace(ball(20), colors=torch.where(ball(20).vertices[:, :1] > 0, *torch.eye(3)[:2]))
+    turned = replace(halves, vertices=halves.vertices * torch.tensor([-1.0, 1, -1]))
+    found = scene_from(moved(halves), spec, 0, CPU)
+    right, wrong = (scene_from(moved(mesh), Textured(size=64), 0, CPU) for mesh in (halves, turned))
     one, other = (convert.agreement(found, scene, 2, 48, 0, CPU) for scene in (right, wrong))
-    assert one > 14 and one > other + 6
+    assert one > 12 and one > other + 6
 
 
-def test_points_become_a_mesh_through_gaussians(quick: None) -> None:
-    cloud = Cloud(ball(24).vertices, ball(24).colors)
-    found = scene_from(cloud, SdfMesh(resolution=20, log2_entries=12), 0, CPU)
-    radius = found.extract(20).vertices.norm(dim=1)
-    assert 0.7 < float(radius.median()) < 1.05
+def test_points_and_gaussians_become_other_scenes_through_gaussians(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dreamforge.scenes import start
+
+    monkeypatch.setattr(start, "convert", lambda source, spec, seed, device: source)
+    solid = scene_from(Cloud(ball(12).vertices, ball(12).colors), SdfMesh(), 0, CPU)
+    assert isinstance(solid, GaussianScene) and len(solid.splats().means) == len(ball(12).vertices)
+    assert float(solid.splats().logit_opacities.detach().sigmoid().min()) > 0.95
+    same = scene_from(some(30, degree=2), SdfMesh(), 0, CPU)
+    assert isinstance(same, GaussianScene) and torch.equal(same.splats().sh, some(30, degree=2).sh)
 
 
 # ---- the file
@@ -286,7 +272,7 @@ def test_its_own_recipe_and_the_same_command_repeat_it(whole: tuple[Path, dict[s
     assert heard == [] and fingerprint(folder / "whole") == expected
 
 
-@pytest.mark.parametrize("step", [1, 2, 4])
+@pytest.mark.parametrize("step", [1, 4])
 def test_a_stopped_run_goes_on_without_the_users_file(
     step: int, whole: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -319,10 +305,9 @@ def test_another_file_is_another_run_and_overwrite_clears_the_old_one(tmp_path: 
 
 def test_a_refused_run_leaves_nothing_and_what_a_kill_left_is_no_stranger(tmp_path: Path) -> None:
     own = points(tmp_path)
+    small = {"use": "gaussians.Gaussians", "count": 50, "capacity": 60}
     with pytest.raises(DreamforgeError, match=r"scene.capacity=300"):
-        runs.generate(
-            tiny(own, **{"scene": {"use": "gaussians.Gaussians", "count": 50, "capacity": 60}}), tmp_path / "a"
-        )
+        runs.generate(tiny(own, scene=small), tmp_path / "a")
     assert not (tmp_path / "a").exists()
     with pytest.raises(DreamforgeError):  # at its first step
         runs.generate(tiny(own, image="normal"), tmp_path / "b")
@@ -351,9 +336,49 @@ def test_what_was_repaired_reaches_the_listener_once(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
     texts = [f"{key}={json.dumps(value)}" for key, value in {**TINY, "from": str(points(tmp_path))}.items()]
-    command = [sys.executable, "-m", "tests.kill_and_resume", "--recipe", "smoke", "--moments", "4"]
+    command = [sys.executable, "-m", "tests.kill_and_resume", "--recipe", "smoke", "--moments", "3"]
     done = subprocess.run([*command, *(text for text in texts if "prompt" not in text)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_conversion_takes_the_file_along(
+    whole: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dreamforge.load_run(whole[0] / "whole")
+    monkeypatch.setattr(runs, "generate", lambda recipe, out, listener: runs.load(out))
+    made = conversion.convert(run.path, "mesh", tmp_path / "mesh")
+    assert made.recipe.stages[0].file == tmp_path / "mesh" / Path(run.recipe.stages[0].origin).name
+    assert read_start(Path(made.recipe.stages[0].origin)).content == (whole[0] / "points.ply").read_bytes()
+
+
+def test_the_judge_sees_the_mesh_in_the_unit_volume(
+    whole: tuple[Path, dict[str, str]],
+    ask: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dreamforge.evaluation import judge
+
+    seen: list[Mesh] = []
+    real = judge.renders
+    monkeypatch.setattr(judge, "renders", lambda mesh: seen.append(mesh) or real(mesh))
+    answer = ask("eval", str(whole[0] / "whole"))
+    assert answer.code == 0, answer.err
+    assert float(seen[0].vertices.norm(dim=1).max()) < 1.5
+
+
+def test_new_colours_for_a_mesh(tmp_path: Path) -> None:
+    """The recipe for it, through the Python interface: the user's faces come back where they stood, repainted."""
+    write_glb(moved(ball(8)), tmp_path / "mine.glb")
+    few = {"steps": 2, "scene.size": 64, "resolution": 16, "prior": TINY["prior"], "export.texture": 64}
+    run = dreamforge.generate(
+        "a red mushroom", "retexture", tmp_path / "run", overrides=few, start=tmp_path / "mine.glb"
+    )
+    given, found = load_mesh(tmp_path / "mine.glb"), load_mesh(run.asset)
+    assert len(found.faces) == len(given.faces) and found.texture is not None
+    corners = [torch.stack([mesh.vertices.amin(0), mesh.vertices.amax(0)]) for mesh in (found, given)]
+    torch.testing.assert_close(*corners, atol=1e-3, rtol=0)
+    start = scene_from(given, run.recipe.stages[0].scene, 0, CPU).state()["texels"]
+    assert not torch.equal(run.scene("cpu").state()["texels"], start)
 
 
 def test_the_command_line_starts_from_a_file(ask: Any, tmp_path: Path) -> None:  # noqa: F811

@@ -36,6 +36,9 @@ class Place:
         """The way back."""
         return (points.double() * self.unit + self.center).to(points.dtype)
 
+    def mesh_inside(self, mesh: Mesh) -> Mesh:
+        return replace(mesh, vertices=self.inside(mesh.vertices))
+
     def mesh_outside(self, mesh: Mesh) -> Mesh:
         return replace(mesh, vertices=self.outside(mesh.vertices))
 
@@ -61,7 +64,7 @@ def scene_from(start: Start, spec: Any, seed: int, device: torch.device) -> Scen
     """
     place = place_of(start)
     if isinstance(start, Mesh):
-        mesh = replace(start, vertices=place.inside(start.vertices))
+        mesh = place.mesh_inside(start)
         if isinstance(spec, Textured):
             return TexturedScene(spec, mesh, seed, device)
         return convert(TexturedScene(Textured(), mesh, seed, device), spec, seed, device)
