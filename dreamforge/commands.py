@@ -82,8 +82,7 @@ def evaluate(options: argparse.Namespace) -> Outcome:
     for path in options.paths:
         run = runs.load(path)
         given = place(run.recipe)
-        where = {} if given is None else {"stand": given.mesh_inside}
-        verdict = judge_asset(run.asset, run.recipe.prompt, **where)
+        verdict = judge_asset(run.asset, run.recipe.prompt, stand=None if given is None else given.mesh_inside)
         judged.append({"run": str(run.path), "prompt": run.recipe.prompt, **verdict})
     lines = [", ".join(f"{key} {value}" for key, value in one.items()) for one in judged]
     return Outcome(lines, {"status": "done", "runs": judged})

@@ -50,7 +50,7 @@ def judge_asset(
     path: str | Path,
     prompt: str = "",
     judge: Judge | None = None,
-    stand: Callable[[Mesh], Mesh] = lambda mesh: mesh,
+    stand: Callable[[Mesh], Mesh] | None = None,
 ) -> dict[str, Any]:
     """The verdict on an exported file (a mesh, or the PNG of a flat scene), flat and ready for JSON.
 
@@ -65,7 +65,8 @@ def judge_asset(
     else:
         from dreamforge.export.read import load_mesh
 
-        verdict = judge_mesh(stand(load_mesh(path)), judge)
+        mesh = load_mesh(path)
+        verdict = judge_mesh(mesh if stand is None else stand(mesh), judge)
     asked = wanted(prompt)
     if asked is None:
         return {**asdict(verdict), "right": None, "second_right": None}
