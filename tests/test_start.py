@@ -96,6 +96,8 @@ def test_points_become_gaussians_as_3dgs_starts() -> None:
     torch.testing.assert_close(found.log_scales, torch.zeros(64, 3))
     torch.testing.assert_close(0.5 + 0.28209479177387814 * found.sh[:, 0], colors)
     assert found.logit_opacities.tolist() == [1.5] * 64
+    uneven = splats_at(Cloud(torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])), 1.5)
+    torch.testing.assert_close(uneven.log_scales[0].exp(), torch.full((3,), ((1 + 4 + 9) / 3) ** 0.5))
     scene = scene_from(Cloud(grid, colors), Gaussians(count=10, capacity=100, sh_degree=2, opacity=0.2), 0, CPU)
     assert isinstance(scene, GaussianScene) and int(scene.alive.sum()) == 64
     own = scene.splats()
