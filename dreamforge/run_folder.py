@@ -80,10 +80,16 @@ def begin(path: Path, recipe: str, manifest: bytes, start: Mapping[str, bytes]) 
         if (path / name).is_dir():
             shutil.rmtree(path / name)
     (path / "previews").mkdir()
-    for name, content in start.items():
-        atomic_write(path / name, content)
+    keep(path, start)
     atomic_write(path / "manifest.json", manifest)
     atomic_write(path / "recipe.yaml", recipe.encode())
+
+
+def keep(path: Path, start: Mapping[str, bytes]) -> None:
+    """Write what the run starts from, where it is not there."""
+    for name, content in start.items():
+        if not (path / name).is_file():
+            atomic_write(path / name, content)
 
 
 def take_back(path: Path) -> None:

@@ -144,6 +144,7 @@ def generate(recipe: Recipe, out: str | Path, *, overwrite: bool = False, listen
         first = _started(run, priors, given, None)  # what is wrong shows itself before the folder is made
     with run_folder.claimed(run.path):
         if known:
+            run_folder.keep(run.path, files(given))
             checkpoint = checkpoints.latest(run.path / "checkpoints")
             first = _started(run, priors, given, checkpoint)
         else:
