@@ -18,6 +18,7 @@ def generate(
     device: str | None = None,
     overrides: Mapping[str, object] | None = None,
     *,
+    start: str | Path | None = None,
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Run:
@@ -25,12 +26,13 @@ def generate(
 
     ``recipe`` is a shipped name or a YAML file; ``overrides`` maps dotted keys of it to values, for example
     ``{"guidance.cfg_scale": 30.0}``; ``out`` is the run's folder, by default ``runs/<prompt>-<seed>``. What is None
-    is left as the recipe has it. A run that was stopped in ``out`` is continued. Raises DreamforgeError, one sentence,
-    for anything wrong in the arguments.
+    is left as the recipe has it. ``start`` is a file to start from: a mesh (.glb, .gltf, .obj, .ply), points or
+    Gaussians (.ply), +Y up, the front to +Z, of any size and in any place; the asset keeps both. A run that was
+    stopped in ``out`` is continued. Raises DreamforgeError, one sentence, for anything wrong in the arguments.
     """
     given = {"prompt": prompt, "seed": seed, "device": device}
     values = {**(overrides or {}), **{key: value for key, value in given.items() if value is not None}}
-    resolved = config.load(recipe, values=values)
+    resolved = config.load(recipe, values=values, start=start)
     listener = listener or Listener(warn=lambda text: warnings.warn(text, stacklevel=2))
     return runs.generate(resolved, out or runs.default_folder(resolved), overwrite=overwrite, listener=listener)
 

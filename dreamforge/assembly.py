@@ -13,6 +13,7 @@ from dreamforge.engine import BuiltTerm
 from dreamforge.optimiser import SceneAdam
 from dreamforge.rng import derive
 from dreamforge.scenes.convert import convert
+from dreamforge.scenes.start import Start, scene_from
 from dreamforge.types import LearnedGuidance, ParamGroup, Prior, Scene, State
 
 
@@ -96,10 +97,15 @@ def build_scene(recipe: Recipe, stage: int, device: torch.device) -> Scene:
     return scene
 
 
-def build_stage(recipe: Recipe, number: int, priors: Priors, before: Scene | None = None) -> Workshop:
-    """Everything that stage ``number`` needs; ``before`` is the scene of the stage before it, where there is one."""
+def build_stage(
+    recipe: Recipe, number: int, priors: Priors, before: Scene | None = None, start: Start | None = None
+) -> Workshop:
+    """Everything that stage ``number`` needs; ``before`` is the scene of the stage before it, where there is one, and
+    ``start`` what a file holds that the first stage starts from."""
     stage = recipe.stages[number]
-    if before is None or stage.origin == "scratch":
+    if start is not None:
+        scene = scene_from(start, stage.scene, derive(recipe.seed, "scene", number), priors.device)
+    elif before is None or stage.origin == "scratch":
         scene = build_scene(recipe, number, priors.device)
     elif stage.scene == recipe.stages[number - 1].scene:
         scene = before

@@ -110,6 +110,8 @@ def _command(
 def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make (default: the recipe's own)")
     parser.add_argument("--recipe", default="default", help="a name of 'dreamforge list recipes', or a YAML file")
+    start = "start from a mesh, points or Gaussians of your own: .glb, .gltf, .obj or .ply, +Y up, the front to +Z"
+    parser.add_argument("--from", dest="start", metavar="FILE", help=start)
     parser.add_argument("--out", help="folder of the run (default: runs/PROMPT-SEED)")
     parser.add_argument("--seed", type=int, help="same seed, same bytes (default: the recipe's own, mostly 0)")
     parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's own, mostly auto)")

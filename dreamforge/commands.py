@@ -17,6 +17,7 @@ from dreamforge import config, data, finish, runs
 from dreamforge.overrides import parse
 from dreamforge.runs import Listener, Progress, Run
 from dreamforge.slots import SLOTS, typed
+from dreamforge.start_file import place
 from dreamforge.types import DreamforgeError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Outcome:
 def generate(options: argparse.Namespace) -> Outcome:
     given = {"prompt": options.prompt, "seed": options.seed, "device": options.device}
     values = {key: value for key, value in given.items() if value is not None}
-    recipe = _within(config.load(options.recipe, options.overrides, values), options.vram)
+    recipe = _within(config.load(options.recipe, options.overrides, values, options.start), options.vram)
     out = Path(options.out) if options.out else runs.default_folder(recipe)
     with watched() as listener:
         return _done(lambda: runs.generate(recipe, out, overwrite=options.overwrite, listener=listener))
@@ -80,7 +81,9 @@ def evaluate(options: argparse.Namespace) -> Outcome:
     judged = []
     for path in options.paths:
         run = runs.load(path)
-        judged.append({"run": str(run.path), "prompt": run.recipe.prompt, **judge_asset(run.asset, run.recipe.prompt)})
+        given = place(run.recipe)
+        verdict = judge_asset(run.asset, run.recipe.prompt, stand=None if given is None else given.mesh_inside)
+        judged.append({"run": str(run.path), "prompt": run.recipe.prompt, **verdict})
     lines = [", ".join(f"{key} {value}" for key, value in one.items()) for one in judged]
     return Outcome(lines, {"status": "done", "runs": judged})
 

@@ -21,6 +21,8 @@ from dreamforge.schedule import check_curve
 from dreamforge.slots import SLOTS, make, nearest, spell, typed
 from dreamforge.types import DreamforgeError
 
+FILES = (".glb", ".gltf", ".obj", ".ply")  # that a run may start from
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -95,16 +97,28 @@ class Term:
 @dataclass(frozen=True)
 class Stage:
     """``origin`` (the key ``from``): "previous" goes on with the scene before it, converted where ``scene`` is another
-    one; "scratch" starts a new one. A stage of 0 steps only converts."""
+    one; "scratch" starts a new one; the first stage may name a file with a mesh, points or Gaussians. A stage of 0
+    steps only converts."""
 
     steps: int = 1000
-    origin: Literal["scratch", "previous"] = "scratch"
+    origin: str = "scratch"
     optimiser: Optimiser = field(default_factory=Optimiser)
     scene: Any = None
     terms: tuple[Term, ...] = ()
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 1 if self.origin == "scratch" else 0, 1_000_000)
+        if self.file is None and self.origin not in ("scratch", "previous"):
+            raise DreamforgeError(
+                f"'from' was given '{self.origin}', but expects scratch, previous or the name of a file that ends in "
+                f"{', '.join(FILES)}."
+            )
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the stage starts from, where it does."""
+        path = Path(self.origin)
+        return path if path.suffix.lower() in FILES else None
 
 
 @dataclass(frozen=True)
@@ -139,14 +153,26 @@ def available() -> dict[str, Path]:
     return {path.stem: path for path in sorted(data.configs().glob("*.yaml"))}
 
 
-def load(source: str | Path, overrides: Sequence[str] = (), values: Mapping[str, object] | None = None) -> Recipe:
+def load(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, object] | None = None,
+    start: str | Path | None = None,
+) -> Recipe:
     """The recipe of a shipped name or a YAML file.
 
     ``overrides`` are ``key=value`` texts as of the command line, ``values`` the same as Python values with dotted or
-    nested keys (these win). Raises DreamforgeError, one sentence, for anything that is not right.
+    nested keys (these win). ``start`` is a file that the first stage starts from, whatever the recipe says; a file
+    that the recipe itself names is looked for in the recipe's folder. Raises DreamforgeError, one sentence, for
+    anything that is not right.
     """
-    content = _read(_find(source))
+    path = _find(source)
+    content = _read(path)
+    _look_beside(content, path.parent)
     assign(content, {**parse(overrides), **(values or {})})
+    if start is not None:
+        content["from"] = str(start)
+        _first(content).pop("from", None)
     return build(content)
 
 
@@ -169,6 +195,8 @@ def dump(recipe: Recipe) -> str:
     first = recipe.stages[0]
     content = _plain(recipe, skip=("stages",)) | _plain(first, skip=("terms", "origin")) | _plain(first.terms[0])
     content["export"] = _plain(recipe.export)
+    if first.file is not None:
+        content["from"] = first.origin
     stages = [_stage_content(stage, content) for stage in recipe.stages]
     if len(stages) > 1:
         content["stages"] = stages
@@ -209,6 +237,11 @@ def _stage(number: int, content: Mapping[str, Any]) -> Stage:
     plain["origin"] = content.get("from", "scratch")
     if number == 0 and plain["origin"] == "previous":
         raise DreamforgeError("The first stage says 'from: previous', but nothing is before it: remove the key.")
+    if number > 0 and plain["origin"] not in ("scratch", "previous"):
+        raise DreamforgeError(
+            f"stages[{number}] says 'from: {plain['origin']}', but only the first stage may start from a file: write "
+            "previous or scratch."
+        )
     if "scene" in content:
         plain["scene"] = content["scene"]
     optimiser: Optimiser = typed(Optimiser, content.get("optimiser") or {}, "optimiser")
@@ -221,6 +254,21 @@ def _with_slots(cls: type, content: Mapping[str, Any]) -> Any:
     slots = [one.name for one in fields(cls) if one.name in SLOTS]
     base = typed(cls, {key: value for key, value in content.items() if key not in slots}, "")
     return replace(base, **{slot: make(slot, content.get(slot)) for slot in slots})
+
+
+def _look_beside(content: dict[str, Any], folder: Path) -> None:
+    """Make a file that the YAML starts from one of the YAML's own folder."""
+    for block in (content, _first(content)):
+        origin = block.get("from")
+        if isinstance(origin, str) and Path(origin).suffix.lower() in FILES:
+            block["from"] = str(folder / origin)
+
+
+def _first(content: dict[str, Any]) -> dict[str, Any]:
+    """The first entry of ``stages``; an empty one where there is none."""
+    stages = content.get("stages")
+    first = stages[0] if isinstance(stages, list) and stages else None
+    return first if isinstance(first, dict) else {}
 
 
 def _find(source: str | Path) -> Path:

@@ -12,6 +12,7 @@ from dreamforge.manifest import manifest
 from dreamforge.overrides import parse
 from dreamforge.runs import Listener, Run
 from dreamforge.slots import make
+from dreamforge.start_file import files, kept_by, start_file
 from dreamforge.types import DreamforgeError
 
 # sizes for an asset of the default recipe; a recipe's stages state their own
@@ -46,11 +47,12 @@ def convert(
     stage = Stage(steps=0, origin="previous", scene=scene, terms=run.recipe.stages[-1].terms)
     recipe = replace(run.recipe, stages=(*run.recipe.stages, stage))
     target = Path(out) if out else run.path.with_name(f"{run.path.name}-{to}")
-    text = config.dump(recipe)
+    given = start_file(recipe)
+    text = config.dump(kept_by(recipe, given))
     if overwrite or not run_folder.holds(target, text):
         run_folder.check_free(target, overwrite)
         with run_folder.claimed(target):
-            run_folder.begin(target, text, manifest(devices.pick(recipe.device), []))
+            run_folder.begin(target, text, manifest(devices.pick(recipe.device), []), files(given))
             shutil.copy(run.path / "metrics.jsonl", target)
             checkpoints.save(target / "checkpoints", kept)
     return runs.generate(recipe, target, listener=listener)

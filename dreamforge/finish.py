@@ -13,6 +13,7 @@ from dreamforge.config import Recipe
 from dreamforge.export.splats import write_splats
 from dreamforge.files import atomic_write
 from dreamforge.report import report
+from dreamforge.start_file import place
 from dreamforge.types import HasColors, HasSplats, Mesh, NoMesh, Scene
 
 FLAT_SIZE = 512  # pixels of the picture of a scene without a surface
@@ -29,7 +30,9 @@ def finish(folder: Path, recipe: Recipe, scene: Scene, device: torch.device, say
     except NoMesh:
         facts = _write_picture(folder, scene, device)
     if isinstance(scene, HasSplats):
-        write_splats(scene.splats(), folder / "splats.ply", extras=_origin(recipe))
+        splats, given = scene.splats(), place(recipe)
+        splats = splats if given is None else given.splats_outside(splats)
+        write_splats(splats, folder / "splats.ply", extras=_origin(recipe))
         facts["splats"] = "splats.ply"
     asset = (folder / facts["asset"]).read_bytes()
     facts |= {"sha256": hashlib.sha256(asset).hexdigest(), "bytes": len(asset), "steps": recipe.steps}
@@ -47,10 +50,11 @@ def finished_mesh(scene: Scene, recipe: Recipe) -> Mesh:
 
 
 def write_asset(mesh: Mesh, path: Path, recipe: Recipe, format: str) -> None:
-    """The mesh as a file that says where it comes from."""
+    """The mesh as a file that says where it comes from; at the size and place of the file that the run started from."""
     from dreamforge.export.write import export
 
-    export(mesh, path, format, _origin(recipe))
+    given = place(recipe)
+    export(mesh if given is None else given.mesh_outside(mesh), path, format, _origin(recipe))
 
 
 def _origin(recipe: Recipe) -> dict[str, Any]:

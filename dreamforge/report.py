@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dreamforge import config
 from dreamforge.config import Recipe
 
 POINTS = 240  # of a curve
@@ -34,7 +33,7 @@ def report(folder: Path, recipe: Recipe, facts: dict[str, Any]) -> str:
         "<h2>Measured at every step</h2>",
         curves(folder / "metrics.jsonl"),
         "<h2>The recipe, every default spelled out</h2>",
-        f"<pre>{html.escape(config.dump(recipe))}</pre>",
+        f"<pre>{html.escape((folder / 'recipe.yaml').read_text('utf-8'))}</pre>",
         "<h2>Made with</h2>",
         f"<pre>{html.escape((folder / 'manifest.json').read_text('utf-8'))}</pre>",
     ]

@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dreamforge.types import DreamforgeError
 
 FILES = ("recipe.yaml", "result.json", "manifest.json", "metrics.jsonl", "report.html", "turntable.webp", "splats.ply")
 FOLDERS = ("previews", "checkpoints")
+START = re.compile(r"start-[0-9a-f]{12}\.(glb|ply)")  # what a run started from, under the hash of its content
 
 
 def holds(path: Path, recipe: str) -> bool:
@@ -66,26 +68,35 @@ def claimed(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def begin(path: Path, recipe: str, manifest: bytes) -> None:
+def begin(path: Path, recipe: str, manifest: bytes, start: Mapping[str, bytes]) -> None:
     """Clear away what an earlier run wrote, nothing else, and write what a run starts with; the folder is there.
 
-    ``recipe.yaml`` is the first to go and the last to come: a folder that has it is a run that can be resumed.
+    ``start`` holds the file that it starts from, if there is one, under its name. ``recipe.yaml`` is the first to go
+    and the last to come: a folder that has it is a run that can be resumed.
     """
-    for file in [*(path / name for name in FILES), *path.glob("asset.*")]:
+    for file in [*(path / name for name in FILES), *path.glob("asset.*"), *_starts(path)]:
         file.unlink(missing_ok=True)
     for name in FOLDERS:
         if (path / name).is_dir():
             shutil.rmtree(path / name)
     (path / "previews").mkdir()
+    keep(path, start)
     atomic_write(path / "manifest.json", manifest)
     atomic_write(path / "recipe.yaml", recipe.encode())
+
+
+def keep(path: Path, start: Mapping[str, bytes]) -> None:
+    """Write what the run starts from, where it is not there."""
+    for name, content in start.items():
+        if not (path / name).is_file():
+            atomic_write(path / name, content)
 
 
 def take_back(path: Path) -> None:
     """Undo ``begin`` where no step was saved: a run that was refused must not keep the corrected one out."""
     if not any((path / "checkpoints").glob("*")):
-        for name in ("recipe.yaml", "manifest.json", "metrics.jsonl"):
-            (path / name).unlink(missing_ok=True)
+        for file in [*(path / name for name in ("recipe.yaml", "manifest.json", "metrics.jsonl")), *_starts(path)]:
+            file.unlink(missing_ok=True)
         for name in FOLDERS:
             shutil.rmtree(path / name, ignore_errors=True)
 
@@ -109,6 +120,10 @@ def logged(path: Path) -> list[dict[str, float]]:
 def _foreign(path: Path) -> bool:
     """Whether the folder holds anything but what a run leaves that was killed before ``recipe.yaml`` was written."""
     remove_partial(path)
-    left = {entry.name for entry in path.iterdir()} - {"manifest.json"}
+    left = {entry.name for entry in path.iterdir()} - {"manifest.json", *(file.name for file in _starts(path))}
     previews = path / "previews"
     return bool(left - {"previews"}) or (previews.is_dir() and any(previews.iterdir()))
+
+
+def _starts(path: Path) -> list[Path]:
+    return [file for file in path.glob("start-*") if START.fullmatch(file.name)]

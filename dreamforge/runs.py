@@ -6,6 +6,7 @@
     previews/       pictures on the way
     checkpoints/    the last two states
     asset.glb       the result (asset.png of a scene without a surface), with turntable.webp and report.html
+    start-*         the mesh (.glb), points or Gaussians (.ply) that it starts from, where it starts from a file
     result.json     written last: the run is done
 
 Nothing but the last checkpoint is needed to go on: randomness is a function of (seed, step), ``metrics.jsonl`` is cut
@@ -34,6 +35,7 @@ from dreamforge.manifest import manifest, thread_warning
 from dreamforge.pictures import png, preview
 from dreamforge.rng import derive
 from dreamforge.schedule import curve
+from dreamforge.start_file import StartFile, files, kept_by, start_file
 from dreamforge.types import Cameras, DreamforgeError, Mesh, RenderOutput, Scene
 
 
@@ -97,7 +99,10 @@ class Run:
         return _scene_of(self.recipe, checkpoint, devices.pick(device))
 
     def mesh(self) -> Mesh:
-        """The mesh as it is exported: surface, floaters removed, decimated. Raises NoMesh for a flat scene."""
+        """The mesh as it is exported: surface, floaters removed, decimated. Raises NoMesh for a flat scene.
+
+        It is in the unit volume; the asset of a run that started from a file stands where the file's own stood.
+        """
         return finished_mesh(self.scene(self.recipe.device), self.recipe)
 
     @torch.no_grad()
@@ -120,12 +125,13 @@ def generate(recipe: Recipe, out: str | Path, *, overwrite: bool = False, listen
     Nothing is written before everything that can be checked has been. Raises DreamforgeError for wrong input,
     Interrupted when ``listener.stop`` said so.
     """
-    listener = listener or Listener()
-    run = Run(Path(out), recipe)
+    listener, out = listener or Listener(), Path(out)
     prompts = [term.prompt for stage in recipe.stages for term in stage.terms]
     if not all(prompt.strip() for prompt in prompts):
         raise DreamforgeError("The prompt is empty: write what to make, for example 'a red mushroom'.")
-    text = config.dump(recipe)
+    given = start_file(recipe)
+    text = config.dump(kept_by(recipe, given))
+    run = Run(out, kept_by(recipe, given, out))
     known = not overwrite and run_folder.holds(run.path, text)
     if known and run.result is not None:
         return run
@@ -133,20 +139,22 @@ def generate(recipe: Recipe, out: str | Path, *, overwrite: bool = False, listen
         run_folder.check_free(run.path, overwrite)
     priors = Priors(devices.pick(recipe.device))
     check_memory(recipe, priors.device)
-    start, checkpoint = None, None
+    first, checkpoint = None, None
     if not known:
-        start = _started(run, priors, checkpoint)  # what is wrong shows itself before the folder is made
+        first = _started(run, priors, given, None)  # what is wrong shows itself before the folder is made
     with run_folder.claimed(run.path):
         if known:
+            run_folder.keep(run.path, files(given))
             checkpoint = checkpoints.latest(run.path / "checkpoints")
-            start = _started(run, priors, checkpoint)
+            first = _started(run, priors, given, checkpoint)
         else:
             run_folder.check_free(run.path, overwrite)
-            run_folder.begin(run.path, text, manifest(priors.device, priors.folders()))
-        for warning in [*priors.warnings(recipe), *thread_warning(run.path)]:
+            run_folder.begin(run.path, text, manifest(priors.device, priors.folders()), files(given))
+        said = [] if given is None else given.warnings
+        for warning in [*said, *priors.warnings(recipe), *thread_warning(run.path)]:
             listener.warn(warning)
         try:
-            _carry_on(run, priors, start, checkpoint, listener)
+            _carry_on(run, priors, first, checkpoint, listener)
         except DreamforgeError:  # wrong input that only the first step could see
             run_folder.take_back(run.path)
             raise
@@ -165,11 +173,11 @@ def resume(path: str | Path, listener: Listener | None = None) -> Run:
     return generate(run.recipe, run.path, listener=listener)
 
 
-def _started(run: Run, priors: Priors, checkpoint: Checkpoint | None) -> Workshop | None:
+def _started(run: Run, priors: Priors, given: StartFile | None, checkpoint: Checkpoint | None) -> Workshop | None:
     """The stage to go on with, its state restored; None when every step is done and only the export is missing."""
     stages, device = run.recipe.stages, priors.device
     if checkpoint is None:
-        return build_stage(run.recipe, 0, priors)
+        return build_stage(run.recipe, 0, priors, start=None if given is None else given.start)
     if checkpoint.step < stages[checkpoint.stage].steps:
         workshop = build_stage(run.recipe, checkpoint.stage, priors)
         _restore(workshop.load_state, checkpoint, run)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.ops import splat
+from dreamforge.types import Splats
 from tests.agreement import assert_agrees
 
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats")
@@ -76,3 +77,10 @@ def assert_close(ours: dict[str, Tensor], exact: dict[str, Tensor], rtol: float 
             assert_agrees(ours[name], wanted, rtol=rtol, atol=atol, whole=whole)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
+
+
+def some(count: int = 20, degree: int = 3) -> Splats:
+    """Gaussians of random numbers."""
+    draws = torch.Generator().manual_seed(0)
+    sizes = ((count, 3), (count, 3), (count, 4), (count,), (count, (degree + 1) ** 2, 3))
+    return Splats(*(torch.randn(size, generator=draws) for size in sizes))

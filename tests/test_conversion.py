@@ -9,7 +9,7 @@ import torch
 
 from dreamforge import config, runs
 from dreamforge.conversion import convert
-from dreamforge.export.splats import read_splats
+from dreamforge.geometry.splats import read_splats
 from dreamforge.scenes import convert as scenes_convert
 from dreamforge.scenes.convert import Effort
 from dreamforge.scenes.gaussians import GaussianScene

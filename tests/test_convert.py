@@ -147,6 +147,15 @@ def test_far_from_a_surface_its_faces_may_look_the_wrong_way() -> None:
     assert ((found < 0) == (exact < 0))[exact.abs() > 0.08].all()
 
 
+def test_the_inside_of_a_large_ball_is_inside() -> None:
+    """Its surface crosses so many voxels that few points would leave one empty, which lets the air in."""
+    vertices = SdfMesh(resolution=32, radius=0.5).build(0).extract(32)
+    points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact = points.norm(dim=1) - 0.95
+    found = signed_distance(replace(vertices, vertices=vertices.vertices * 1.9), points, 1.05)
+    assert ((found < 0) == (exact < 0))[exact.abs() > 0.02].all()
+
+
 def test_what_cannot_be_converted_is_told() -> None:
     with pytest.raises(NoMesh):
         convert(Canvas(size=8).build(0), SPECS["gaussians"], 0, CPU, SMALL)

@@ -20,7 +20,7 @@ LAYERS = (
     "engine overrides stopwatch",
     "slots checkpoints run_folder manifest",
     "config",
-    "assembly report",
+    "assembly report start_file",
     "forecast",
     "finish",
     "runs",

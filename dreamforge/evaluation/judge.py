@@ -6,6 +6,7 @@ degrees 16 more azimuths complete the orbit that counts faces.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,15 @@ def judge_mesh(mesh: Mesh, judge: Judge) -> Verdict:
     return replace(verdict, faces=count_faces(around.front)) if faced else verdict
 
 
-def judge_asset(path: str | Path, prompt: str = "", judge: Judge | None = None) -> dict[str, Any]:
+def judge_asset(
+    path: str | Path,
+    prompt: str = "",
+    judge: Judge | None = None,
+    stand: Callable[[Mesh], Mesh] | None = None,
+) -> dict[str, Any]:
     """The verdict on an exported file (a mesh, or the PNG of a flat scene), flat and ready for JSON.
 
+    ``stand`` brings a mesh into the unit volume, where it stands elsewhere.
     Beside the fields of ``Verdict``: ``right`` as ``wanted.right`` defines it, None where the prompt names no kind of
     the toybox; ``second_right``. Raises DreamforgeError for a file that cannot be read.
     """
@@ -58,7 +65,8 @@ def judge_asset(path: str | Path, prompt: str = "", judge: Judge | None = None) 
     else:
         from dreamforge.export.read import load_mesh
 
-        verdict = judge_mesh(load_mesh(path), judge)
+        mesh = load_mesh(path)
+        verdict = judge_mesh(mesh if stand is None else stand(mesh), judge)
     asked = wanted(prompt)
     if asked is None:
         return {**asdict(verdict), "right": None, "second_right": None}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dreamforge.geometry.points import on_surface
+from dreamforge.geometry.points import face_areas, on_surface
 from dreamforge.rng import generator
 from dreamforge.types import Mesh
 
@@ -22,10 +22,16 @@ def signed_distance(mesh: Mesh, points: Tensor, bound: float) -> Tensor:
     far, nearest = cKDTree(place.numpy()).query(points.numpy())
     distance, nearest = torch.from_numpy(far).float(), torch.from_numpy(nearest)
     outward = ((points - place[nearest]) * normal[nearest]).sum(1) >= 0
-    enclosed = _enclosed(place, points, bound)
+    enclosed = _enclosed(_dense(mesh, 2 * bound / VOXELS), points, bound)
     close = distance < 3 * bound * 2 / VOXELS
     inside = torch.where(close, ~outward, enclosed)
     return torch.where(inside, -distance, distance)
+
+
+def _dense(mesh: Mesh, voxel: float) -> Tensor:
+    """Points on a mesh, 32 for each voxel that it crosses on the mean: in a random draw, none of them stays empty."""
+    count = 32 * float(face_areas(mesh).double().sum()) / voxel**2
+    return on_surface(mesh, int(min(max(count, 1 << 12), 1 << 23)), generator(0, "enclosed"))[0]
 
 
 def _enclosed(place: Tensor, points: Tensor, bound: float) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dreamforge.ops.raster import texture
 from dreamforge.types import Mesh
 
 
@@ -28,7 +29,10 @@ def on_surface(mesh: Mesh, count: int, draws: torch.Generator) -> tuple[Tensor, 
 
     a, b, c = mesh.vertices[corners].unbind(1)
     normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
-    color = torch.full_like(normal, 0.5) if mesh.colors is None else mix(mesh.colors)
+    if mesh.texture is not None and mesh.uv is not None:
+        color = texture(mesh.texture, mix(mesh.uv))
+    else:
+        color = torch.full_like(normal, 0.5) if mesh.colors is None else mix(mesh.colors)
     return mix(mesh.vertices), normal, color
 
 
