@@ -104,13 +104,13 @@ def build_stage(
     ``start`` what a file holds that the first stage starts from."""
     stage = recipe.stages[number]
     if start is not None:
-        scene = scene_from(start, stage.scene, derive(recipe.seed, "scene", number), priors.device)
+        scene = scene_from(start, stage.scene, derive(recipe.seed, "scene", number), priors.device, stage.conversion)
     elif before is None or stage.origin == "scratch":
         scene = build_scene(recipe, number, priors.device)
     elif stage.scene == recipe.stages[number - 1].scene:
         scene = before
     else:
-        scene = convert(before, stage.scene, derive(recipe.seed, "scene", number), priors.device)
+        scene = convert(before, stage.scene, derive(recipe.seed, "scene", number), priors.device, stage.conversion)
     terms = []
     if stage.steps:
         seeds = (derive(recipe.seed, "guidance", number, k) for k in range(len(stage.terms)))

@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from dreamforge import data, losses
 from dreamforge.overrides import assign, merge, parse
+from dreamforge.scenes.convert import Effort
 from dreamforge.schedule import check_curve
 from dreamforge.slots import SLOTS, make, nearest, spell, typed
 from dreamforge.types import DreamforgeError
@@ -98,11 +99,12 @@ class Term:
 class Stage:
     """``origin`` (the key ``from``): "previous" goes on with the scene before it, converted where ``scene`` is another
     one; "scratch" starts a new one; the first stage may name a file with a mesh, points or Gaussians. A stage of 0
-    steps only converts."""
+    steps only converts. ``conversion``: how much work that is; None: ``scenes.convert.usual``."""
 
     steps: int = 1000
     origin: str = "scratch"
     optimiser: Optimiser = field(default_factory=Optimiser)
+    conversion: Effort | None = None
     scene: Any = None
     terms: tuple[Term, ...] = ()
 
@@ -220,7 +222,7 @@ def _plain(spec: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
         value = getattr(spec, one.name)
         if one.name in SLOTS:
             value = SLOTS[one.name].content(value)
-        elif isinstance(value, Optimiser):
+        elif isinstance(value, Optimiser | Effort):
             value = _plain(value)
         if one.name not in skip:
             result[one.name] = list(value) if isinstance(value, tuple) else value
@@ -245,8 +247,10 @@ def _stage(number: int, content: Mapping[str, Any]) -> Stage:
     if "scene" in content:
         plain["scene"] = content["scene"]
     optimiser: Optimiser = typed(Optimiser, content.get("optimiser") or {}, "optimiser")
+    given = content.get("conversion")
+    conversion: Effort | None = None if given is None else typed(Effort, given, "conversion")
     stage: Stage = _with_slots(Stage, plain)
-    return replace(stage, optimiser=optimiser, terms=tuple(terms))
+    return replace(stage, optimiser=optimiser, conversion=conversion, terms=tuple(terms))
 
 
 def _with_slots(cls: type, content: Mapping[str, Any]) -> Any:

@@ -2,7 +2,8 @@
 
 The order is PVD's (Fang et al. 2023, "One is All"): density and colour at points, then pictures. Gaussians and meshes
 start on the source's surface, which says both; a radiance field first learns the source's field at points. Then every
-target is fitted to pictures of the source from all sides.
+target is fitted to pictures of the source from all sides. A scene of the same kind and sizes is not learnt again: it is
+taken over as it is.
 """
 
 import math
@@ -22,7 +23,8 @@ from dreamforge.rng import derive, generator
 from dreamforge.scenes.gaussians import Gaussians, GaussianScene
 from dreamforge.scenes.hash_nerf import HashNerf, HashNerfScene
 from dreamforge.scenes.mesh import BOUND, MARGIN, MeshScene, SdfMesh
-from dreamforge.types import Cameras, DreamforgeError, Mesh, Scene, Splats
+from dreamforge.scenes.textured import Textured, TexturedScene
+from dreamforge.types import Cameras, DreamforgeError, HasSplats, Mesh, Scene, Splats
 
 EXTRACTION = 128  # voxels along an edge of the surface that targets start on
 AROUND = OrbitSampler(elevation_deg=(-60.0, 90.0), distance=(2.6, 3.4), fov_deg=(40.0, 40.0))
@@ -49,19 +51,26 @@ class Effort:
 
 
 USUAL = Effort()
-MESH = Effort(pictures=150, resolution=128)  # a mesh is drawn at twice the resolution, and its start is nearly right
+MESH = Effort(pictures=250, resolution=128)  # a mesh is drawn at twice the resolution, and its start is nearly right
+# Gaussians are widened by a part of a pixel (3DGS), so they are larger in small pictures: a mesh that learns from 128
+# pixels is a pixel too large at 256
+SPLATS_MESH = Effort(pictures=60, resolution=256)
+CHARTED = 64  # voxels along an edge of a surface that is unwrapped: xatlas takes seconds for its 20 000 triangles
 
 
 def convert(
     source: Scene, spec: Any, seed: int, device: torch.device, effort: Effort | None = None, on_step: Step | None = None
 ) -> Scene:
-    """A scene of ``spec`` that looks as ``source`` does. Its background is its own.
+    """A scene of ``spec`` that looks as ``source`` does. Its background is its own. ``effort``: ``usual`` where None.
 
     Raises DreamforgeError for a source without a surface, and for a spec that no scene can be converted to.
     """
-    effort = effort or (MESH if isinstance(spec, SdfMesh) else USUAL)
+    same = _taken_over(source, spec, seed, device)
+    if same is not None:
+        return same
+    effort = effort or usual(source, spec)
     say = on_step or (lambda done, steps: None)
-    target: GaussianScene | MeshScene | HashNerfScene
+    target: GaussianScene | MeshScene | HashNerfScene | TexturedScene
     learnt = effort.points if isinstance(spec, HashNerf) else 0
     if isinstance(spec, Gaussians):
         target = gaussians_on(source.extract(EXTRACTION), spec, seed, device)
@@ -70,13 +79,35 @@ def convert(
     elif isinstance(spec, HashNerf):
         target = spec.build(seed, device)
         _learn_field(source, target, effort, seed, lambda done: say(done, learnt + effort.pictures))
+    elif isinstance(spec, Textured):
+        target = TexturedScene(spec, source.extract(CHARTED), seed, device)
     else:
         raise DreamforgeError(
-            f"A scene was to be converted to {type(spec).__name__}, but only Gaussians, SdfMesh and HashNerf can be "
-            "converted to; give the stage one of them, or 'from: scratch'."
+            f"A scene was to be converted to {type(spec).__name__}, but only Gaussians, SdfMesh, Textured and HashNerf "
+            "can be converted to; give the stage one of them, or 'from: scratch'."
         )
     _learn_pictures(source, target, effort, seed, lambda done: say(learnt + done, learnt + effort.pictures))
     return target
+
+
+def usual(source: Scene, spec: Any) -> Effort:
+    """What a conversion takes where nothing is said: within a minute on two cores, for a default asset."""
+    if isinstance(spec, SdfMesh | Textured):
+        return SPLATS_MESH if isinstance(source, HasSplats) else MESH
+    return USUAL
+
+
+def _taken_over(source: Scene, spec: Any, seed: int, device: torch.device) -> Scene | None:
+    """The scene of ``spec`` with the state of ``source``, where it is of the same kind and has tensors of the same
+    sizes: a mesh whose texture alone learns from now on, a field with other rates."""
+    scene: Scene = spec.build(seed, device)
+    if type(scene) is not type(source):
+        return None
+    own, given = scene.state(), source.state()
+    if own.keys() != given.keys() or any(own[name].shape != given[name].shape for name in own):
+        return None
+    scene.load_state(given)
+    return scene
 
 
 # ---- what is where

@@ -276,7 +276,7 @@ class GaussianScene:
     def _note(self) -> None:
         """How much each Gaussian was pulled on the screen, in half pictures and per view, as 3DGS measures it."""
         for rows, seen in self.seen:
-            grad = seen.means2d.absgrad if self.spec.absgrad else seen.means2d.grad  # type: ignore[attr-defined]
+            grad = getattr(seen.means2d, "absgrad" if self.spec.absgrad else "grad", None)
             if grad is None:  # no guidance pulled at this picture
                 continue
             half = grad.new_tensor([seen.width / 2, seen.height / 2]) * len(grad)

@@ -186,6 +186,10 @@ class MeshScene:
 
         return field
 
+    def colors_at(self, position: Tensor, normal: Tensor) -> Tensor:
+        """See ``types.HasColors``."""
+        return self.color.base(position.to(self.points))
+
     @torch.no_grad()
     def extract(self, resolution: int) -> Mesh:
         """See ``types.Scene``. The mesh as it is, its faces cut in four until an edge is about 2 m / ``resolution``

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.geometry.cloud import Cloud
-from dreamforge.scenes.convert import convert
+from dreamforge.scenes.convert import Effort, convert
 from dreamforge.scenes.gaussians import Gaussians, GaussianScene
 from dreamforge.scenes.textured import Textured, TexturedScene
 from dreamforge.types import DreamforgeError, Mesh, Scene, Splats
@@ -56,9 +56,9 @@ def place_of(start: Start) -> Place:
     return Place(center, reach / RADIUS)
 
 
-def scene_from(start: Start, spec: Any, seed: int, device: torch.device) -> Scene:
+def scene_from(start: Start, spec: Any, seed: int, device: torch.device, effort: Effort | None = None) -> Scene:
     """A scene of ``spec`` that looks as ``start``: a mesh keeps its faces where the spec is ``Textured``, points and
-    Gaussians become Gaussians as they are; everything else is converted, see ``convert.convert``.
+    Gaussians become Gaussians as they are; everything else is converted with ``effort``, see ``convert.convert``.
 
     Raises DreamforgeError for a spec that cannot be converted to, and for more Gaussians than the spec has room for.
     """
@@ -67,7 +67,7 @@ def scene_from(start: Start, spec: Any, seed: int, device: torch.device) -> Scen
         mesh = place.mesh_inside(start)
         if isinstance(spec, Textured):
             return TexturedScene(spec, mesh, seed, device)
-        return convert(TexturedScene(Textured(), mesh, seed, device), spec, seed, device)
+        return convert(TexturedScene(Textured(), mesh, seed, device), spec, seed, device, effort)
     if isinstance(start, Cloud):
         start = splats_at(
             replace(start, points=place.inside(start.points)),
@@ -79,7 +79,7 @@ def scene_from(start: Start, spec: Any, seed: int, device: torch.device) -> Scen
         return gaussians_from(start, spec, seed, device)
     count = len(start.means)
     plain = Gaussians(count=count, capacity=count, sh_degree=math.isqrt(start.sh.shape[1]) - 1, strategy="none")
-    return convert(GaussianScene(plain, start, seed, device), spec, seed, device)
+    return convert(GaussianScene(plain, start, seed, device), spec, seed, device, effort)
 
 
 def gaussians_from(start: Splats, spec: Gaussians, seed: int, device: torch.device) -> GaussianScene:
