@@ -109,11 +109,14 @@ def test_twins_differ_from_the_default_in_their_method_only(name: str) -> None:
 
 
 def test_the_latent_twin_differs_from_the_default_in_its_prior_only() -> None:
+    """And in the weights of its losses, which fit the size of what the prior answers."""
     own, default = config.load(LATENT), config.load("default")
     (stage,), (like,) = own.stages, default.stages
     (term,), (usual) = stage.terms, like.terms[0]
     assert SLOTS["prior"].content(term.prior)["model"] == "toybox-latent"
-    assert replace(own, name="default", stages=(replace(stage, terms=(replace(term, prior=usual.prior),)),)) == default
+    assert set(term.losses) == set(usual.losses)
+    same = replace(term, prior=usual.prior, losses=usual.losses)
+    assert replace(own, name="default", stages=(replace(stage, terms=(same,)),)) == default
 
 
 @pytest.mark.parametrize("name", PAPERS)
