@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from dreamforge import config, runs
 from dreamforge.conversion import convert
@@ -68,6 +69,30 @@ def test_a_stage_goes_on_with_the_converted_scene(tmp_path: Path) -> None:
     done = runs.generate(recipe, tmp_path / "two")
     assert isinstance(done.scene("cpu"), GaussianScene) and len(done.metrics()) == 4
     assert torch.isfinite(done.scene("cpu").state()["means"]).all()
+
+
+def test_a_stage_says_how_much_work_its_conversion_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Effort] = []
+    learn = scenes_convert._learn_pictures
+
+    def heard(source: Any, target: Any, effort: Effort, *rest: Any) -> None:
+        given.append(effort)
+        learn(source, target, effort, *rest)
+
+    monkeypatch.setattr(scenes_convert, "_learn_pictures", heard)
+    second = {"steps": 0, "scene": {"use": "gaussians.Gaussians", "count": 50, "capacity": 50}}
+    second["conversion"] = {"pictures": 2, "views": 1, "resolution": 8}
+    recipe = config.load("default", TINY, {"prompt": "a red mushroom", "stages": [{"steps": 1}, second]})
+    assert config.build(yaml.safe_load(config.dump(recipe))) == recipe
+    assert recipe.stages[0].conversion is None
+    runs.generate(recipe, tmp_path / "two")
+    assert given == [Effort(pictures=2, views=1, resolution=8)]
+    second["conversion"] = {"views": 0}
+    with pytest.raises(DreamforgeError, match="at least 1 each"):
+        config.load("default", TINY, {"stages": [{"steps": 1}, second]})
+    second["conversion"] = {"picture": 2}
+    with pytest.raises(DreamforgeError, match="did you mean 'pictures'"):
+        config.load("default", TINY, {"stages": [{"steps": 1}, second]})
 
 
 def test_what_cannot_be_is_told(run: runs.Run, tmp_path: Path) -> None:

@@ -14,16 +14,19 @@ from dreamforge.render.splat import rotations
 from dreamforge.scenes import convert as conversions
 from dreamforge.scenes.canvas import Canvas
 from dreamforge.scenes.convert import (
+    AROUND,
     Effort,
     agreement,
     convert,
     gaussians_on,
     mesh_around,
     turned_to,
+    usual,
 )
 from dreamforge.scenes.gaussians import Gaussians
 from dreamforge.scenes.hash_nerf import HashNerf
 from dreamforge.scenes.mesh import SdfMesh
+from dreamforge.scenes.textured import Textured, TexturedScene
 from dreamforge.types import DreamforgeError, Mesh, NoMesh, Scene
 
 CPU = torch.device("cpu")
@@ -81,6 +84,38 @@ def test_the_start_on_the_surface_is_alike_already(sources: dict[str, Scene]) ->
     assert rough > 12
     better = convert(sources["mesh"], SPECS["gaussians"], 1, CPU, SMALL)
     assert agreement(sources["mesh"], better, 3, 96, 0, CPU) > rough + 5, "pictures teach more"
+
+
+def test_a_scene_of_the_same_kind_and_sizes_is_taken_over_as_it_is(sources: dict[str, Scene]) -> None:
+    """The stage of texture keeps the shape that the stage of geometry has found, to the bit."""
+    heard: list[tuple[int, int]] = []
+    painted = replace(SPECS["mesh"], learn="texture", lr_mlp=1e-3)
+    made = convert(sources["mesh"], painted, 1, CPU, SMALL, lambda done, steps: heard.append((done, steps)))
+    own, given = made.state(), sources["mesh"].state()
+    assert all(torch.equal(own[name], given[name]) for name in given) and heard == []
+    assert {group["name"] for group in made.param_groups()} == {"encoding", "mlp"}
+    made.color.table.detach().zero_()  # its tensors are its own
+    assert not torch.equal(made.state()["color.table"], sources["mesh"].state()["color.table"])
+    other = convert(sources["mesh"], replace(painted, resolution=20), 1, CPU, replace(SMALL, pictures=1))
+    assert len(other.state()["distance"]) == 21**3, "of other sizes it is converted"
+
+
+def test_a_mesh_of_its_own_coordinates_is_made_of_any_scene(sources: dict[str, Scene]) -> None:
+    made = convert(sources["mesh"], Textured(size=64), 1, CPU, replace(SMALL, pictures=5))
+    assert isinstance(made, TexturedScene) and made.extract(16).texture is not None
+    assert agreement(sources["mesh"], made, 3, 96, 0, CPU) > 20
+
+
+def test_gaussians_are_larger_in_small_pictures_so_meshes_learn_them_from_large_ones(sources: dict[str, Scene]) -> None:
+    def covered(scene: Scene, size: int) -> float:
+        cameras = AROUND.sample(2, size, 0.0, 0)
+        with torch.no_grad():
+            return float((scene.render(cameras, torch.zeros(3), 0).alpha > 0.5).float().mean())
+
+    assert covered(sources["gaussians"], 48) > 1.02 * covered(sources["gaussians"], 384)
+    assert covered(sources["mesh"], 48) == pytest.approx(covered(sources["mesh"], 384), rel=0.015)
+    assert usual(sources["gaussians"], SPECS["mesh"]).resolution > usual(sources["nerf"], SPECS["mesh"]).resolution
+    assert usual(sources["gaussians"], SPECS["nerf"]) == usual(sources["mesh"], SPECS["gaussians"])
 
 
 def test_agreement_is_the_psnr_over_both_foregrounds(sources: dict[str, Scene]) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dreamforge import config
 from dreamforge.cameras import orbit
-from dreamforge.export.splats import read_splats, write_splats
+from dreamforge.export.splats import write_splats
+from dreamforge.geometry.splats import read_splats
 from dreamforge.ops.splat_reference import harmonic_bases
 from dreamforge.optimiser import SceneAdam
 from dreamforge.render.splat import gaussian_field, rotations, splat_render, turned_harmonics

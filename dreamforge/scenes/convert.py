@@ -49,6 +49,13 @@ class Effort:
     views: int = 2
     resolution: int = 192
 
+    def __post_init__(self) -> None:
+        if min(self.points, self.pictures) < 0 or min(self.batch, self.views, self.resolution) < 1:
+            raise DreamforgeError(
+                f"'conversion' was given points {self.points}, batch {self.batch}, pictures {self.pictures}, views "
+                f"{self.views} and resolution {self.resolution}, but 0 or more steps of at least 1 each are expected."
+            )
+
 
 USUAL = Effort()
 MESH = Effort(pictures=250, resolution=128)  # a mesh is drawn at twice the resolution, and its start is nearly right
