@@ -89,6 +89,17 @@ def test_its_own_coordinates_and_picture_stay() -> None:
     torch.testing.assert_close(same.texture, out.texture, atol=1e-3, rtol=0)
 
 
+def test_a_mesh_that_is_painted_anew_starts_grey_on_its_own_coordinates() -> None:
+    mesh = quad()
+    assert mesh.uv is not None and mesh.texture is not None and mesh.texture.std() > 0.1
+    made = scene_of(mesh, size=16, start="grey").extract(8)
+    assert made.uv is not None and made.texture is not None
+    torch.testing.assert_close(made.texture, torch.full((16, 16, 3), 0.5))
+    assert torch.equal(made.uv, mesh.uv) and torch.equal(made.vertices, mesh.vertices)
+    painted = replace(cube(), colors=torch.rand(36, 3, generator=torch.Generator().manual_seed(0)))
+    assert scene_of(painted, start="grey").picture().std() == 0
+
+
 def test_a_picture_that_repeats_gets_coordinates_without_repetition() -> None:
     mesh = quad()
     assert mesh.uv is not None

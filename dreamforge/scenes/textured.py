@@ -37,11 +37,13 @@ class Textured:
 
     ``texture``: "texels" learn one by one and are looked up trilinear; "field" is a hash field of ``levels`` grids
     from ``coarsest`` to ``finest`` vertices with a network of ``hidden`` units, baked when it is extracted. Texels lie
-    on the mesh's own coordinates where it has some, else on new charts; they start as its picture or its colours, else
-    grey. A field starts grey. Everything else as of ``mesh.SdfMesh``.
+    on the mesh's own coordinates where it has some, else on new charts; they ``start`` as its "own" picture or colours,
+    where it has them, or "grey": a guidance refines what it sees, and hardly gives a red thing another colour. A field
+    starts grey. Everything else as of ``mesh.SdfMesh``.
     """
 
     texture: Literal["texels", "field"] = "texels"
+    start: Literal["own", "grey"] = "own"
     size: int = 512
     radius: float = 0.6
     levels: int = 6
@@ -114,7 +116,8 @@ class TexturedScene:
         self.texels: Tensor | None = None
         self.color: ColorField | None = None
         if spec.texture == "texels":
-            start = _start(_on(mesh, device), self.shape.texels)
+            shown = mesh if spec.start == "own" else Mesh(mesh.vertices, mesh.faces)
+            start = _start(_on(shown, device), self.shape.texels)
             self.texels = torch.logit(start, 1 / 255).requires_grad_()
         else:
             growth = (spec.finest / spec.coarsest) ** (1 / max(spec.levels - 1, 1))
