@@ -194,5 +194,5 @@ def test_the_inside_of_a_large_ball_is_inside() -> None:
 def test_what_cannot_be_converted_is_told() -> None:
     with pytest.raises(NoMesh):
         convert(Canvas(size=8).build(0), SPECS["gaussians"], 0, CPU, SMALL)
-    with pytest.raises(DreamforgeError, match="only Gaussians, SdfMesh and HashNerf"):
+    with pytest.raises(DreamforgeError, match="only Gaussians, SdfMesh, Textured and HashNerf"):
         convert(SPECS["mesh"].build(0), Canvas(), 0, CPU, SMALL)

@@ -153,7 +153,7 @@ def test_other_scenes_start_as_a_mesh_looks(spec: Any, monkeypatch: pytest.Monke
 def test_points_and_gaussians_become_other_scenes_through_gaussians(monkeypatch: pytest.MonkeyPatch) -> None:
     from dreamforge.scenes import start
 
-    monkeypatch.setattr(start, "convert", lambda source, spec, seed, device: source)
+    monkeypatch.setattr(start, "convert", lambda source, spec, seed, device, effort: source)
     solid = scene_from(Cloud(ball(12).vertices, ball(12).colors), SdfMesh(), 0, CPU)
     assert isinstance(solid, GaussianScene) and len(solid.splats().means) == len(ball(12).vertices)
     assert float(solid.splats().logit_opacities.detach().sigmoid().min()) > 0.95
