@@ -106,6 +106,15 @@ def test_a_mesh_of_its_own_coordinates_is_made_of_any_scene(sources: dict[str, S
     assert agreement(sources["mesh"], made, 3, 96, 0, CPU) > 20
 
 
+def test_a_mesh_starts_within_the_outlines_of_its_source(sources: dict[str, Scene]) -> None:
+    """A surface that is found 2 cm too far inside is moved back."""
+    start = mesh_around(ball(0.48), SPECS["mesh"], 0, CPU)
+    before = start.distance.detach().clone()
+    conversions._match_outlines(mesh_around(ball(0.5), SPECS["mesh"], 0, CPU), start, 0)
+    moved = before - start.distance.detach()
+    assert moved.std() < 1e-6 and float(moved.mean()) == pytest.approx(0.02, abs=0.0041)
+
+
 def test_gaussians_are_larger_in_small_pictures_so_meshes_learn_them_from_large_ones(sources: dict[str, Scene]) -> None:
     def covered(scene: Scene, size: int) -> float:
         cameras = AROUND.sample(2, size, 0.0, 0)

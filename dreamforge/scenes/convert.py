@@ -41,27 +41,31 @@ class HasField(Protocol):
 @dataclass(frozen=True)
 class Effort:
     """``points`` steps at ``batch`` points, for radiance fields alone, then ``pictures`` steps at ``views`` pictures of
-    ``resolution`` pixels each."""
+    ``resolution`` pixels each, at ``rate`` times the target's own learning rates."""
 
     points: int = 200
     batch: int = 1 << 15
     pictures: int = 250
     views: int = 2
     resolution: int = 192
+    rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.points, self.pictures) < 0 or min(self.batch, self.views, self.resolution) < 1:
+        steps, sizes = (self.points, self.pictures), (self.batch, self.views, self.resolution)
+        if min(steps) < 0 or min(sizes) < 1 or not 0 < self.rate < math.inf:
             raise DreamforgeError(
                 f"'conversion' was given points {self.points}, batch {self.batch}, pictures {self.pictures}, views "
-                f"{self.views} and resolution {self.resolution}, but 0 or more steps of at least 1 each are expected."
+                f"{self.views}, resolution {self.resolution} and rate {self.rate}, but 0 or more steps, sizes of at "
+                "least 1 and a rate above 0 are expected."
             )
 
 
 USUAL = Effort()
-MESH = Effort(pictures=250, resolution=128)  # a mesh is drawn at twice the resolution, and its start is nearly right
+# a mesh is drawn at twice the resolution, and its start is nearly right
+MESH = Effort(pictures=150, resolution=128, rate=0.3)
 # Gaussians are widened by a part of a pixel (3DGS), so they are larger in small pictures: a mesh that learns from 128
 # pixels is a pixel too large at 256
-SPLATS_MESH = Effort(pictures=60, resolution=256)
+SPLATS_MESH = Effort(pictures=60, resolution=256, rate=0.3)
 CHARTED = 64  # voxels along an edge of a surface that is unwrapped: xatlas takes seconds for its 20 000 triangles
 
 
@@ -83,6 +87,7 @@ def convert(
         target = gaussians_on(source.extract(EXTRACTION), spec, seed, device)
     elif isinstance(spec, SdfMesh):
         target = mesh_around(source.extract(EXTRACTION), spec, seed, device)
+        _match_outlines(source, target, seed)
     elif isinstance(spec, HashNerf):
         target = spec.build(seed, device)
         _learn_field(source, target, effort, seed, lambda done: say(done, learnt + effort.pictures))
@@ -145,6 +150,22 @@ def mesh_around(mesh: Mesh, spec: SdfMesh, seed: int, device: torch.device) -> M
     return scene
 
 
+@torch.no_grad()
+def _match_outlines(source: Scene, target: MeshScene, seed: int) -> None:
+    """Move the surface out or in, by up to 4 cm, to where the outlines of ``source`` are: seen face on, half of the
+    light stops deeper inside of a field than along its rim."""
+    cameras = AROUND.sample(4, 128, 0.0, derive(seed, "outlines")).to(target.distance.device)
+    black, start = torch.zeros(3, device=target.distance.device), target.distance.clone()
+    wanted = source.render(cameras, black, seed).alpha
+
+    def miss(outwards: float) -> float:
+        target.distance.copy_(start - outwards)
+        return float((target.render(cameras, black, seed).alpha - wanted).square().mean())
+
+    best = min((0.004 * step for step in range(-10, 11)), key=miss)
+    target.distance.copy_(start - best)
+
+
 def _learn_field(source: Scene, target: HashNerfScene, effort: Effort, seed: int, said: Callable[[int], None]) -> None:
     """Density, as the share of light that a step of the target stops, and colour where there is some."""
     if not isinstance(source, HasField):
@@ -176,7 +197,7 @@ def _learn_field(source: Scene, target: HashNerfScene, effort: Effort, seed: int
 
 def _learn_pictures(source: Scene, target: Any, effort: Effort, seed: int, said: Callable[[int], None]) -> None:
     optimiser = _optimiser(target)
-    rates = [group["lr"] for group in optimiser.param_groups]
+    rates = [effort.rate * group["lr"] for group in optimiser.param_groups]
     for step in range(effort.pictures):
         cameras = AROUND.sample(effort.views, effort.resolution, 0.0, derive(seed, "cameras", step))
         behind = torch.rand(effort.views, 3, generator=generator(seed, "background", step))
