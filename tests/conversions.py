@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = time.perf_counter() - began
         scenes.setdefault(target, made)
         compared = (scenes[source], made, options.views, options.resolution, 0, torch.device("cpu"))
-        psnr, solid = agreement(*compared), agreement(*compared, solid=True)
+        psnr, solid = agreement(*compared)
         hard = hard_edged(scenes[source], options.views, options.resolution)
         row = {"conversion": name, "asked_db": asked, "db": round(psnr, 2), "solid_db": round(solid, 2)}
         row["hard_edges_db"] = round(hard, 2)

@@ -74,16 +74,16 @@ def test_pictures_stay_alike(source: str, target: str, sources: dict[str, Scene]
     """A short conversion; with the full effort see ``python -m tests.conversions``."""
     heard: list[tuple[int, int]] = []
     made = convert(sources[source], SPECS[target], 1, CPU, SMALL, lambda done, steps: heard.append((done, steps)))
-    assert agreement(sources[source], made, 3, 96, 0, CPU) > 20
+    assert agreement(sources[source], made, 3, 96, 0, CPU).union > 20
     total = SMALL.pictures + (SMALL.points if target == "nerf" else 0)
     assert heard == [(done, total) for done in range(1, total + 1)]
 
 
 def test_the_start_on_the_surface_is_alike_already(sources: dict[str, Scene]) -> None:
-    rough = agreement(sources["mesh"], sources["gaussians"], 3, 96, 0, CPU)
+    rough = agreement(sources["mesh"], sources["gaussians"], 3, 96, 0, CPU).union
     assert rough > 12
     better = convert(sources["mesh"], SPECS["gaussians"], 1, CPU, SMALL)
-    assert agreement(sources["mesh"], better, 3, 96, 0, CPU) > rough + 5, "pictures teach more"
+    assert agreement(sources["mesh"], better, 3, 96, 0, CPU).union > rough + 5, "pictures teach more"
 
 
 def test_a_scene_of_the_same_kind_and_sizes_is_taken_over_as_it_is(sources: dict[str, Scene]) -> None:
@@ -103,7 +103,7 @@ def test_a_scene_of_the_same_kind_and_sizes_is_taken_over_as_it_is(sources: dict
 def test_a_mesh_of_its_own_coordinates_is_made_of_any_scene(sources: dict[str, Scene]) -> None:
     made = convert(sources["mesh"], Textured(size=64), 1, CPU, replace(SMALL, pictures=5))
     assert isinstance(made, TexturedScene) and made.extract(16).texture is not None
-    assert agreement(sources["mesh"], made, 3, 96, 0, CPU) > 20
+    assert agreement(sources["mesh"], made, 3, 96, 0, CPU).union > 20
 
 
 def test_a_mesh_starts_within_the_outlines_of_its_source(sources: dict[str, Scene]) -> None:
@@ -129,13 +129,15 @@ def test_gaussians_are_larger_in_small_pictures_so_meshes_learn_them_from_large_
 
 def test_agreement_is_the_psnr_over_both_foregrounds(sources: dict[str, Scene]) -> None:
     one = sources["mesh"]
-    assert agreement(one, one, 2, 32, 0, CPU) == 100.0
+    assert agreement(one, one, 2, 32, 0, CPU).union == 100.0
     grey, lighter = SPECS["mesh"].build(0), SPECS["mesh"].build(0)
     lighter.color.weights[-1].detach().zero_()
     grey.color.weights[-1].detach().zero_()
     lighter.color.base = lambda position: torch.full_like(position, 0.6)
     grey.color.base = lambda position: torch.full_like(position, 0.5)
-    assert agreement(grey, lighter, 2, 64, 0, CPU) == pytest.approx(20.0, abs=0.3)
+    found = agreement(grey, lighter, 2, 64, 0, CPU)
+    assert found.union == pytest.approx(20.0, abs=0.3), "the edges, over white, differ less"
+    assert found.solid == pytest.approx(20.0, abs=1e-3)
 
 
 def test_points_on_a_surface_are_even_and_know_its_normal_and_color() -> None:

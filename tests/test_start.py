@@ -146,7 +146,7 @@ def test_other_scenes_start_as_a_mesh_looks(spec: Any, monkeypatch: pytest.Monke
     turned = replace(halves, vertices=halves.vertices * torch.tensor([-1.0, 1, -1]))
     found = scene_from(moved(halves), spec, 0, CPU)
     right, wrong = (scene_from(moved(mesh), Textured(size=64), 0, CPU) for mesh in (halves, turned))
-    one, other = (convert.agreement(found, scene, 2, 48, 0, CPU) for scene in (right, wrong))
+    one, other = (convert.agreement(found, scene, 2, 48, 0, CPU).union for scene in (right, wrong))
     assert one > 12 and one > other + 6
 
 

@@ -9,7 +9,7 @@ taken over as it is.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -227,21 +227,29 @@ def _optimiser(scene: Any) -> torch.optim.Optimizer:
     return SceneAdam(scene.param_groups(), (0.9, 0.99), 1e-15)
 
 
+class Agreement(NamedTuple):
+    """PSNR in dB: over the union of both foregrounds (alpha above 1/2), and where both are opaque (above 0.98) alone,
+    without the edges."""
+
+    union: float
+    solid: float
+
+
 @torch.no_grad()
-def agreement(
-    one: Scene, two: Scene, views: int, resolution: int, seed: int, device: torch.device, solid: bool = False
-) -> float:
-    """PSNR in dB between pictures of two scenes from ``views`` new sides, over the union of both foregrounds (alpha
-    above 1/2); ``solid``: where both are opaque (above 0.98) alone, without the edges."""
-    error, pixels = 0.0, 0
+def agreement(one: Scene, two: Scene, views: int, resolution: int, seed: int, device: torch.device) -> Agreement:
+    """How alike pictures of two scenes are from ``views`` new sides, over white."""
+    error, pixels = [0.0, 0.0], [0, 0]
     for view in range(views):
         cameras = AROUND.sample(1, resolution, 0.0, derive(seed, "unseen", view)).to(device)
         white = torch.ones(1, 3, device=device)
         a, b = (scene.render(cameras, white, derive(seed, "unseen", view)) for scene in (one, two))
-        seen = (a.alpha > 0.98) & (b.alpha > 0.98) if solid else (a.alpha > 0.5) | (b.alpha > 0.5)
-        error += float((a.rgb - b.rgb)[seen[..., 0]].double().square().sum())
-        pixels += 3 * int(seen.sum())
-    return -10 * math.log10(max(error / max(pixels, 1), 1e-10))
+        apart = (a.rgb - b.rgb).double().square().sum(-1, keepdim=True)
+        either, both = (a.alpha > 0.5) | (b.alpha > 0.5), (a.alpha > 0.98) & (b.alpha > 0.98)
+        for number, seen in enumerate((either, both)):
+            error[number] += float(apart[seen].sum())
+            pixels[number] += 3 * int(seen.sum())
+    union, solid = (-10 * math.log10(max(e / max(n, 1), 1e-10)) for e, n in zip(error, pixels, strict=True))
+    return Agreement(union, solid)
 
 
 def turned_to(normal: Tensor) -> Tensor:
