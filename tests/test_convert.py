@@ -115,6 +115,27 @@ def test_a_mesh_starts_within_the_outlines_of_its_source(sources: dict[str, Scen
     assert moved.std() < 1e-6 and float(moved.mean()) == pytest.approx(0.02, abs=0.0041)
 
 
+def test_a_conversion_to_a_mesh_begins_by_matching_outlines(
+    sources: dict[str, Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversions, "mesh_around", lambda mesh, *rest: mesh_around(ball(0.48), *rest))
+    made = convert(sources["gaussians"], SPECS["mesh"], 0, CPU, replace(SMALL, pictures=0))
+    plain = mesh_around(ball(0.48), SPECS["mesh"], 0, CPU)
+    assert float((plain.distance - made.state()["distance"]).mean().detach()) > 0.01
+
+
+def test_an_effort_has_its_rate(sources: dict[str, Scene]) -> None:
+    """Adam's first step is as long as the rate."""
+
+    def moved(rate: float) -> float:
+        effort = Effort(pictures=1, views=1, resolution=48, rate=rate)
+        start = convert(sources["mesh"], SPECS["gaussians"], 1, CPU, replace(effort, pictures=0)).state()
+        end = convert(sources["mesh"], SPECS["gaussians"], 1, CPU, effort).state()
+        return float((end["colors"] - start["colors"]).abs().max())
+
+    assert moved(0.25) == pytest.approx(0.25 * moved(1.0), rel=1e-3)
+
+
 def test_gaussians_are_larger_in_small_pictures_so_meshes_learn_them_from_large_ones(sources: dict[str, Scene]) -> None:
     def covered(scene: Scene, size: int) -> float:
         cameras = AROUND.sample(2, size, 0.0, 0)

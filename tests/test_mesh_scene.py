@@ -15,7 +15,7 @@ from dreamforge.render.light import linear_to_srgb, shading, srgb_to_linear
 from dreamforge.render.raster import render_mesh
 from dreamforge.render.surface import Triangles, surface_render
 from dreamforge.scenes.mesh import MeshScene, SdfMesh
-from dreamforge.types import Cameras, DreamforgeError, Mesh, RenderOutput, Surface
+from dreamforge.types import Cameras, DreamforgeError, HasColors, Mesh, RenderOutput, Surface
 from tests.test_hash_nerf import around, colored_ball
 
 SPEC = SdfMesh(resolution=16, levels=4, log2_entries=12, finest=32, hidden=16)
@@ -257,3 +257,16 @@ def test_wrong_input_is_refused_in_a_sentence() -> None:
         SPEC.build(0).render(front(9), None, 0, ["hat"])
     with pytest.raises(DreamforgeError, match="do not fit this SdfMesh"):
         SPEC.build(0).load_state(replace(SPEC, resolution=8).build(0).state())
+
+
+def test_it_knows_the_colors_of_points_for_textures() -> None:
+    """Those of its vertices, and with a material the two numbers of that beside them."""
+    for material, columns in (("none", 3), ("pbr", 5)):
+        scene = SdfMesh(resolution=8, levels=2, log2_entries=8, finest=8, material=material).build(0)
+        scene.color.table.detach().normal_(generator=torch.Generator().manual_seed(0))
+        assert isinstance(scene, HasColors)
+        mesh = scene.extract(8)
+        assert mesh.colors is not None and mesh.normals is not None and mesh.colors.std() > 1e-3
+        found = scene.colors_at(mesh.vertices, mesh.normals).detach()
+        assert found.shape == (len(mesh.vertices), columns)
+        assert torch.equal(found[:, :3], mesh.colors)

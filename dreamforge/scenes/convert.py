@@ -18,6 +18,7 @@ from dreamforge.cameras import OrbitSampler
 from dreamforge.geometry.distance import signed_distance
 from dreamforge.geometry.points import face_areas, on_surface
 from dreamforge.optimiser import SceneAdam
+from dreamforge.render.splat import C0
 from dreamforge.render.volume import Field
 from dreamforge.rng import derive, generator
 from dreamforge.scenes.gaussians import Gaussians, GaussianScene
@@ -131,7 +132,7 @@ def gaussians_on(mesh: Mesh, spec: Gaussians, seed: int, device: torch.device) -
     apart = math.sqrt(float(face_areas(mesh).sum()) / spec.count)
     flat = torch.tensor([0.5 * apart, 0.5 * apart, 0.1 * apart])
     sh = torch.zeros(spec.count, (spec.sh_degree + 1) ** 2, 3)
-    sh[:, 0] = (color - 0.5) / 0.28209479177387814
+    sh[:, 0] = (color - 0.5) / C0
     start = Splats(place, flat.log().repeat(spec.count, 1), turned_to(normal), torch.full((spec.count,), 2.5), sh)
     return GaussianScene(spec, start, seed, device)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.geometry.cloud import Cloud
+from dreamforge.render.splat import C0
 from dreamforge.scenes.convert import Effort, convert
 from dreamforge.scenes.gaussians import Gaussians, GaussianScene
 from dreamforge.scenes.textured import Textured, TexturedScene
@@ -15,7 +16,6 @@ from dreamforge.types import DreamforgeError, Mesh, Scene, Splats
 
 RADIUS = 0.9  # metres from the origin to the farthest vertex
 SOLID = 4.0  # logit of the opacity of points that something else than Gaussians is made of
-DC = 0.28209479177387814  # the constant harmonic
 
 Start = Mesh | Cloud | Splats
 
@@ -108,7 +108,7 @@ def splats_at(cloud: Cloud, logit: float) -> Splats:
         size.log()[:, None].repeat(1, 3),
         torch.tensor([1.0, 0, 0, 0]).repeat(count, 1),
         torch.full((count,), logit),
-        ((colors - 0.5) / DC)[:, None],
+        ((colors - 0.5) / C0)[:, None],
     )
 
 
