@@ -106,13 +106,17 @@ def launch(file: str, name: str, device: torch.device, grid: tuple[int, int], ar
     """Start kernel ``name`` of ``cuda/<file>.cu`` on torch's current stream: ``grid`` blocks of ``BLOCK`` threads."""
     if 0 in grid:
         return
-    number = torch.cuda.current_device() if device.index is None else device.index
-    with torch.cuda.device(number):
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        values = (ctypes.c_void_p * 1)(ctypes.addressof(args))
-        _driver(
-            "cuLaunchKernel", _function(file, name, number), *grid, 1, BLOCK, 1, 1, 0, stream, values, None
-        )  # the driver copies the arguments before it returns
+    current = torch.cuda.current_device()
+    number = current if device.index is None else device.index
+    if number != current:
+        with torch.cuda.device(number):
+            launch(file, name, device, grid, args)
+        return
+    # as torch.compile asks for it, in a tenth of the time that torch.cuda.current_stream takes
+    stream = torch._C._cuda_getCurrentRawStream(number)
+    values = (ctypes.c_void_p * 1)(ctypes.addressof(args))  # the driver copies what they point to before it returns
+    error = _launcher()(_function(file, name, number), *grid, 1, BLOCK, 1, 1, 0, stream, values, None)
+    _check("cuLaunchKernel", error)
 
 
 def blocks(items: int) -> int:
@@ -125,8 +129,18 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
+@cache
+def _launcher() -> Any:
+    found = _library().cuLaunchKernel
+    found.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, *[ctypes.c_void_p] * 3]
+    return found
+
+
 def _driver(name: str, *arguments: Any) -> None:
-    error = getattr(_library(), name)(*arguments)
+    _check(name, getattr(_library(), name)(*arguments))
+
+
+def _check(name: str, error: int) -> None:
     if error:
         text = ctypes.c_char_p()
         _library().cuGetErrorString(error, ctypes.byref(text))

@@ -149,7 +149,8 @@ def tetrahedra_reference(x: Tensor, s: Tensor, size: Size) -> tuple[Tensor, Tens
     place = torch.stack([number // (y * z), number // z % y, number % z], 1)
     along = torch.stack([direction & 1, direction >> 1 & 1, direction >> 2], 1)
     there = (place[:, None] + along <= torch.tensor(size, device=x.device)).all(2)  # [n, 7]
-    other = torch.where(there, number[:, None] + along @ torch.tensor([y * z, z, 1], device=x.device), number[:, None])
+    step = along[:, 0] * (y * z) + along[:, 1] * z + along[:, 2]  # CUDA multiplies no matrices of integers
+    other = torch.where(there, number[:, None] + step, number[:, None])
     crossed = (s < 0)[:, None] != (s < 0)[other]
     a = crossed.nonzero()[:, 0]
     b = other[crossed]

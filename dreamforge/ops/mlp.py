@@ -17,6 +17,7 @@ from dreamforge.types import DreamforgeError
 LAYERS, WIDTH = 8, 128  # that the core's kernels have room for; as in extensions/include/mlp.h
 CHUNK = 4080  # points whose share of the weights' gradient is summed up by itself; as there
 TILE, MOST_BLOCKS = 32, 1024  # points of a block on a GPU; blocks that go backward, each with its own sums
+MANY = 2**15  # points from which on a GPU torch's products of matrices were faster than the core's kernels (H200)
 
 
 def init(widths: Sequence[int], generator: torch.Generator) -> list[Tensor]:
@@ -36,14 +37,16 @@ def fused_mlp(
 
     ``heads``: widths of parts of the last layer, which has no ReLU; none given, the whole. Gradients reach ``x`` and
     ``weights``; second ones for ``backend="torch"`` only. Nothing but the input is kept for the backward pass, which
-    computes the activations again. Natively on a CPU sums have a fixed order: the same bits for any number of threads.
-    Raises DreamforgeError for sizes that do not fit together.
+    computes the activations again, except for many points on a GPU, which torch multiplies. Natively on a CPU sums have
+    a fixed order: the same bits for any number of threads. Raises DreamforgeError for sizes that do not fit together.
     """
     widths = check(x, weights)
     heads = heads or (widths[-1],)
     if sum(heads) != widths[-1] or min(heads) < 1:
         raise DreamforgeError(f"heads {list(heads)} were given, but together they must be the {widths[-1]} outputs.")
     able = len(weights) <= LAYERS and max(widths) <= WIDTH and {x.dtype, *(w.dtype for w in weights)} == {torch.float32}
+    if backend == "auto" and x.is_cuda and len(x) >= MANY:
+        backend = "torch"
     if choose("mlp", x.device, backend, able, agrees) == "torch":
         out = mlp_reference(x, weights)
     else:

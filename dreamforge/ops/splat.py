@@ -6,7 +6,7 @@ ask ``meta["means2d"].retain_grad()``. Cameras look along +z (OpenCV), pixel cen
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -102,25 +102,38 @@ def rasterization(
         eyes = torch.linalg.inv_ex(viewmats).inverse[:, :3, 3]
         colors = stages.harmonics(sh_degree, means, eyes, colors, radii)
     shape = radii.shape[:2]
-    strengths = opacities.expand(shape) * kept if view.antialiased else opacities.expand(shape)
+    strengths = _of_each(opacities, len(viewmats))
+    if view.antialiased:
+        strengths = strengths * kept
     if "RGB" in render_mode and colors.ndim == 2:
-        colors = colors.expand(len(viewmats), *colors.shape)
+        colors = _of_each(colors, len(viewmats))
     columns, backgrounds = _columns(colors, depths, backgrounds, render_mode)
-    image = torch.arange(shape[0], device=means.device).repeat_interleave(shape[1])
+    first = _first(*shape, means.device)
     meta: Meta = {"batch_ids": None, "camera_ids": None, "gaussian_ids": None}
     if packed:
         seen = (radii > 0).all(2).nonzero(as_tuple=True)
-        image, _ = seen
-        meta = {"batch_ids": torch.zeros_like(image), "camera_ids": image, "gaussian_ids": seen[1]}
+        first = torch.searchsorted(seen[0], first.new_tensor(range(shape[0] + 1)))
+        meta = {"batch_ids": torch.zeros_like(seen[0]), "camera_ids": seen[0], "gaussian_ids": seen[1]}
         radii, means2d, depths, conics = radii[seen], means2d[seen], depths[seen], conics[seen]
         strengths, columns = strengths[seen], columns[seen]
-    flat = means2d.detach().view(-1, 2), radii.view(-1, 2), depths.detach().flatten()
-    bins = stages.bins(*flat, image, len(viewmats), view)
+    flat = means2d.view(-1, 2), radii.view(-1, 2), depths.view(-1)
+    bins = stages.bins(*flat, first, view)
     rendered, alphas = stages.blend(means2d, conics, strengths, columns, backgrounds, bins, view, absgrad)
     if "ED" in render_mode:
         rendered = torch.cat([rendered[..., :-1], rendered[..., -1:] / alphas.clamp(min=1e-10)], -1)
     meta |= {"radii": radii, "means2d": means2d, "depths": depths, "conics": conics, "opacities": strengths}
     return rendered, alphas, meta | _facts(bins, radii.shape[:-1], view)
+
+
+def _of_each(one: Tensor, cameras: int) -> Tensor:
+    """What Gaussians have, for each camera; of one camera without a sum in the backward pass."""
+    return one[None] if cameras == 1 else one.expand(cameras, *one.shape)
+
+
+@lru_cache(maxsize=16)
+def _first(cameras: int, count: int, device: torch.device) -> Tensor:
+    """Where the Gaussians of each camera begin, and the end; kept, as asking a GPU for it takes longer than its use."""
+    return torch.arange(cameras + 1, device=device) * count
 
 
 def _facts(bins: Bins, shape: torch.Size, view: View) -> Meta:

@@ -1,6 +1,7 @@
 """The stages of ``ops.splat`` by the compiled core: what ``splat_reference.py`` defines, each an autograd function."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class ProjectArgs(ctypes.Structure):
         *_pointers("means quats scales opacities viewmats intrinsics radii means2d depths conics compensations"),
         *_pointers("grad_means2d grad_depths grad_conics grad_compensations"),
         *_pointers("grad_means grad_quats grad_scales grad_viewmats scratch"),
-        *_numbers(ctypes.c_int64, "cameras count"),
+        *_numbers(ctypes.c_int64, "cameras count mean_step conic_step"),
         *_numbers(ctypes.c_float, "width height near far clip blur min_alpha extent floor margin"),
         ("opacity_extent", ctypes.c_int32),
     ]
@@ -56,7 +57,7 @@ class BinArgs(ctypes.Structure):
 
     _fields_ = [
         *_pointers("means2d depths radii first places tiles ids offsets slots keys scratch"),
-        *_numbers(ctypes.c_int64, "images count"),
+        *_numbers(ctypes.c_int64, "images count intersections"),
         *_numbers(ctypes.c_int32, "width height"),
     ]
 
@@ -92,33 +93,29 @@ def project_native(
     Ks: Tensor,
     view: View,
     level: native.Level = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As ``project_reference``."""
-    given = means, quats, scales, opacities.detach(), viewmats, Ks
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """As ``project_reference``; no compensations where the view is not antialiased."""
+    given = means, quats, scales, opacities, viewmats, Ks
     radii, means2d, depths, conics, compensations = _Project.apply(*given, view, level)
     return radii, means2d, depths, conics, compensations
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor | None, ...]:
         *tensors, view, level = given
         tensors = [tensor.contiguous() for tensor in tensors]
-        shape = (len(tensors[4]), len(tensors[0]))
+        shape = (tensors[4].shape[0], tensors[0].shape[0])
         like = tensors[0]
         radii = torch.empty(*shape, 2, dtype=torch.int32, device=like.device)
         outs = [like.new_empty(*shape, *rest) for rest in ((2,), (), (3,))]
-        kept = like.new_empty(shape) if view.antialiased else like.new_ones(()).expand(shape)
-        seen = dict(zip(("means2d", "depths", "conics"), outs, strict=True))
-        if view.antialiased:
-            seen["compensations"] = kept
+        kept = like.new_empty(shape) if view.antialiased else None
+        seen = dict(zip(("means2d", "depths", "conics", "compensations"), (*outs, kept), strict=True))
         args = _project_args(tensors, view, radii=radii, **seen)
         _run("splat_project", like, (cuda.blocks(shape[1]), shape[0]), args, level)
         ctx.save_for_backward(*tensors, radii)
         ctx.view, ctx.level = view, level
         ctx.mark_non_differentiable(radii)
-        if not view.antialiased:
-            ctx.mark_non_differentiable(kept)
         ctx.set_materialize_grads(False)
         return radii, *outs, kept
 
@@ -128,13 +125,10 @@ class _Project(torch.autograd.Function):
         *tensors, radii = ctx.saved_tensors
         view, level = ctx.view, ctx.level
         like, shape = tensors[0], radii.shape[:2]
-        shapes = ((2,), (), (3,), ())
-        pulls = [
-            like.new_zeros(*shape, *rest) if grad is None else grad.contiguous()
-            for grad, rest in zip(grads, shapes, strict=True)
-        ]
         names = ("grad_means2d", "grad_depths", "grad_conics", "grad_compensations")
-        given = dict(zip(names[: 4 if view.antialiased else 3], pulls, strict=False))
+        pulls = [grad if grad is None or _in_rows(grad) else grad.contiguous() for grad in grads]  # outlive the call
+        given = dict(zip(names, pulls, strict=True))
+        steps = [1 if pull is None else pull.stride(1) for pull in (pulls[0], pulls[2])]
         to = [torch.empty_like(one) for one in tensors[:3]]
         to_view, scratch = None, None
         if ctx.needs_input_grad[4]:
@@ -142,7 +136,7 @@ class _Project(torch.autograd.Function):
             scratch = like.new_empty(-(-shape[1] // CHUNK), shape[0], 12)
         args = _project_args(
             tensors, view, radii=radii, grad_means=to[0], grad_quats=to[1], grad_scales=to[2], grad_viewmats=to_view,
-            scratch=scratch, **given,
+            scratch=scratch, steps=steps, **given,
         )  # fmt: skip
         _run("splat_project_backward", like, (cuda.blocks(shape[1]), 1), args, level)
         if to_view is not None:
@@ -150,12 +144,20 @@ class _Project(torch.autograd.Function):
         return *to, None, to_view, None, None, None
 
 
-def _project_args(tensors: list[Tensor], view: View, **more: Tensor | None) -> ProjectArgs:
+def _in_rows(grad: Tensor) -> bool:
+    """Whether vectors ``[C,N,D]``, as what blending hands on, lie at equal steps: they need no copy."""
+    return grad.ndim == 3 and grad.stride(2) == 1 and grad.stride(0) == grad.stride(1) * grad.shape[1]
+
+
+def _project_args(
+    tensors: list[Tensor], view: View, steps: Sequence[int] = (0, 0), **more: Tensor | None
+) -> ProjectArgs:
     names = ("means", "quats", "scales", "opacities", "viewmats", "intrinsics")
     rules = view.rules
     return ProjectArgs(
         **{name: _address(tensor) for name, tensor in [*zip(names, tensors, strict=True), *more.items()]},
-        cameras=len(tensors[4]), count=len(tensors[0]), width=view.width, height=view.height, near=view.near,
+        cameras=tensors[4].shape[0], count=tensors[0].shape[0], mean_step=steps[0], conic_step=steps[1],
+        width=view.width, height=view.height, near=view.near,
         far=view.far, clip=view.clip, blur=view.blur, min_alpha=rules.min_alpha, extent=rules.extent,
         floor=rules.compensation_floor, margin=rules.frustum_margin, opacity_extent=rules.opacity_extent,
     )  # fmt: skip
@@ -202,25 +204,26 @@ def _harmonics_args(degree: int, means: Tensor, eyes: Tensor, coefficients: Tens
 
 @torch.no_grad()
 def bins_native(
-    means2d: Tensor, radii: Tensor, depths: Tensor, image: Tensor, images: int, view: View, level: native.Level = None
+    means2d: Tensor, radii: Tensor, depths: Tensor, first: Tensor, view: View, level: native.Level = None
 ) -> Bins:
     """As ``bins_reference``: count, sum up, fill."""
     given = [tensor.contiguous() for tensor in (means2d, depths, radii)]
-    device, count = means2d.device, len(means2d)
+    device, count, images, total = means2d.device, means2d.shape[0], first.shape[0] - 1, 0
     across, down = -(-view.width // TILE), -(-view.height // TILE)
-    first = torch.searchsorted(image, torch.arange(images + 1, device=device))
     tiles = torch.empty(count, dtype=torch.int32, device=device)
-    facts = {"images": images, "count": count, "width": view.width, "height": view.height}
     names = ("means2d", "depths", "radii", "first", "places", "tiles", "ids", "offsets", "slots", "keys", "scratch")
     grid = (cuda.blocks(count), 1)
 
     def args(*tensors: Tensor | None) -> BinArgs:
-        pointers = zip(names, (*given, first, *tensors), strict=False)
-        return BinArgs(**{name: _address(tensor) for name, tensor in pointers}, **facts)
+        pointers = [_address(tensor) for tensor in (*given, first, *tensors)]
+        pointers += [None] * (len(names) - len(pointers))
+        return BinArgs(*pointers, images, count, total, view.width, view.height)
 
-    _run("splat_count", means2d, grid, args(None, tiles), level)
-    ends = tiles.cumsum(0)
-    places, total = ends - tiles, int(ends[-1]) if count else 0
+    on_cuda = native.on_cuda(means2d, level)
+    sizes = torch.empty(count, dtype=torch.int64, device=device) if on_cuda else tiles
+    _run("splat_count", means2d, grid, args(None, tiles, None, None, None, sizes), level)
+    ends = sizes.cumsum(0)
+    total = int(ends[-1]) if count else 0
     if total >= 2**31:
         raise DreamforgeError(
             f"The Gaussians touch {total} tiles, but fewer than 2^31 are expected: they are too large for the picture, "
@@ -229,18 +232,17 @@ def bins_native(
     ids = torch.empty(total, dtype=torch.int32, device=device)
     offsets = torch.empty(images, down, across, dtype=torch.int32, device=device)
     keys = torch.empty(total, dtype=torch.int64, device=device)
-    if native.on_cuda(means2d, level):
-        _run("splat_bin", means2d, grid, args(places, tiles, ids, offsets, None, keys), level)
-        keys, order = keys.sort(stable=True)
-        numbers = torch.arange(images * across * down, device=device)
-        bits = (across * down).bit_length()
-        numbers = (numbers // (across * down) << bits | numbers % (across * down)) << 32
-        offsets = torch.searchsorted(keys, numbers).int().view_as(offsets)
-        return Bins(tiles, places, keys, ids[order], offsets, None)
     slots = torch.empty_like(ids)
+    if on_cuda:
+        _run("splat_bin", means2d, grid, args(ends, tiles, None, None, slots, keys), level)
+        keys, order = keys.sort(stable=True)
+        grid = (cuda.blocks(total + 1), 1)
+        _run("splat_order", means2d, grid, args(order, None, ids, offsets, slots, keys), level)
+        return Bins(tiles, keys, ids, offsets)
+    places = ends - tiles
     scratch = torch.empty(4 * count + images * PARTS * across * down, dtype=torch.int32)
     _run("splat_bin", means2d, grid, args(places, tiles, ids, offsets, slots, keys, scratch), level)
-    return Bins(tiles, places, keys, ids, offsets, slots)
+    return Bins(tiles, keys, ids, offsets, places, slots)
 
 
 def blend_native(
@@ -275,7 +277,7 @@ class _Blend(torch.autograd.Function):
         level: native.Level,
     ) -> tuple[Tensor, Tensor]:
         given = [one if one is None else one.contiguous() for one in (means2d, conics, opacities, colors, backgrounds)]
-        shape = (len(bins.offsets), view.height, view.width)
+        shape = (bins.offsets.shape[0], view.height, view.width)
         channels = colors.shape[-1]
         out, alphas = colors.new_empty(*shape, channels), colors.new_empty(*shape, 1)
         light = colors.new_empty(shape)
@@ -287,33 +289,38 @@ class _Blend(torch.autograd.Function):
         # means2d as it was given: the attribute absgrad is for whoever holds it
         ctx.save_for_backward(means2d, *given, light, ends, records)
         ctx.bins, ctx.view, ctx.absgrad, ctx.level = bins, view, absgrad, level
+        ctx.set_materialize_grads(False)
         return out, alphas
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_alphas: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, grad_alphas: Tensor | None) -> tuple[Tensor | None, ...]:
         means2d, *given, light, ends, records = ctx.saved_tensors
-        bins, channels = ctx.bins, grad.shape[-1]
-        pulls = grad.contiguous(), grad_alphas.contiguous()  # must outlive the call
-        on_cuda = native.on_cuda(light, ctx.level)
-        make = torch.zeros_like if on_cuda else torch.empty_like
-        to = [one if one is None else make(one) for one in given]
-        needed = ctx.needs_input_grad[4]
-        abs_to = make(given[0]) if ctx.absgrad else None
-        parts, scratch = None, None
-        if not on_cuda:
-            parts = light.new_empty(len(bins.ids), -(-(MOMENTS + channels) // 4) * 4)
-            scratch = light.new_empty(bins.offsets.numel(), channels) if needed else None
-        names = ("means2d", "conics", "opacities", "colors", "backgrounds")
-        grads = {f"grad_{name}": tensor for name, tensor in zip(names, to, strict=True)}
-        args = _blend_args(
-            given, bins, ctx.view, channels, light=light, ends=ends, records=records, grad_out=pulls[0],
-            grad_alphas=pulls[1], absgrad=abs_to, parts=parts, scratch=scratch, **grads,
-        )  # fmt: skip
+        bins, channels = ctx.bins, given[3].shape[-1]
+        if grad is None:
+            grad = light.new_zeros(*light.shape, channels)
+        pulls = {"grad_out": grad.contiguous()}  # must outlive the call
+        if grad_alphas is not None:
+            pulls["grad_alphas"] = grad_alphas.contiguous()
+        needed, kept = ctx.needs_input_grad[4], {"light": light, "ends": ends}
+        to_background = torch.zeros_like(given[4]) if needed else None
+        if native.on_cuda(light, ctx.level):
+            parts = light.new_zeros(*given[2].shape, MOMENTS + channels)
+            to = list(parts.split((2, 3, 1, 2, channels), -1))
+            to[2], absgrad = to[2].squeeze(-1), to.pop(3)
+            sums = {"parts": parts, "absgrad": absgrad if ctx.absgrad else None}
+        else:
+            to = [torch.empty_like(one) for one in given[:4]]
+            absgrad = torch.empty_like(given[0]) if ctx.absgrad else None
+            names = ("grad_means2d", "grad_conics", "grad_opacities", "grad_colors")
+            sums = {"absgrad": absgrad, "records": records, **dict(zip(names, to, strict=True))}
+            sums["parts"] = light.new_empty(len(bins.ids), -(-(MOMENTS + channels) // 4) * 4)
+            sums["scratch"] = light.new_empty(bins.offsets.numel(), channels) if needed else None
+        args = _blend_args(given, bins, ctx.view, channels, **kept, **pulls, **sums, grad_backgrounds=to_background)
         _run("splat_blend_backward", light, (bins.offsets.numel(), 1), args, ctx.level)
-        if abs_to is not None:
-            means2d.absgrad = abs_to
-        return *to[:4], to[4] if needed else None, None, None, None, None
+        if ctx.absgrad:
+            means2d.absgrad = absgrad
+        return *to, to_background, None, None, None, None
 
 
 def _blend_args(given: list[Tensor | None], bins: Bins, view: View, channels: int, **more: Tensor | None) -> BlendArgs:
@@ -323,6 +330,6 @@ def _blend_args(given: list[Tensor | None], bins: Bins, view: View, channels: in
     rules = view.rules
     return BlendArgs(
         **{name: _address(tensor) for name, tensor in (tensors | more).items()},
-        count=len(bins.tiles), intersections=len(bins.ids), images=len(bins.offsets), width=view.width,
+        count=bins.tiles.shape[0], intersections=bins.ids.shape[0], images=bins.offsets.shape[0], width=view.width,
         height=view.height, channels=channels, max_alpha=rules.max_alpha, min_alpha=rules.min_alpha, stop=rules.stop,
     )  # fmt: skip

@@ -57,16 +57,16 @@ class Bins:
     """The Gaussians of each tile, near ones first: ``ids[offsets[image, tile] : next offset]``, int32.
 
     Gaussians of all images stand one after another; ``tiles [M]`` int32 says how many tiles each touches,
-    ``places [M]`` int64 how many those before it do. ``keys`` int64: image, tile and the depth's bits of each entry of
-    ``ids``; ``slots`` int32: its number in the order of Gaussians and then tiles, where the core on a CPU keeps its
-    gradient.
+    ``keys`` int64: image, tile and the depth's bits of each entry of ``ids``. For the core on a CPU: ``places [M]``
+    int64, how many tiles the Gaussians before each touch; ``slots`` int32, each entry's number by Gaussian and
+    then by tile, where its gradient is kept.
     """
 
     tiles: Tensor
-    places: Tensor
     keys: Tensor
     ids: Tensor
     offsets: Tensor
+    places: Tensor | None = None
     slots: Tensor | None = None
 
 
@@ -206,8 +206,11 @@ def harmonic_bases(degree: int, directions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def bins_reference(means2d: Tensor, radii: Tensor, depths: Tensor, image: Tensor, images: int, view: View) -> Bins:
-    """``means2d [M,2]``, ``radii [M,2]``, ``depths [M]`` of Gaussians of ``images`` images, ``image [M]`` ascending."""
+def bins_reference(means2d: Tensor, radii: Tensor, depths: Tensor, first: Tensor, view: View) -> Bins:
+    """``means2d [M,2]``, ``radii [M,2]``, ``depths [M]`` of the Gaussians of all images: those of image i are
+    ``[first[i], first[i + 1])``, int64."""
+    images = len(first) - 1
+    image = torch.arange(images, device=first.device).repeat_interleave(first.diff())
     across, down = -(-view.width // TILE), -(-view.height // TILE)
     limit = torch.tensor([across, down], device=means2d.device)
     radius = radii.to(means2d.dtype)
@@ -228,7 +231,7 @@ def bins_reference(means2d: Tensor, radii: Tensor, depths: Tensor, image: Tensor
     number = image[ids] * (across * down) + (keys >> 32 & (1 << (across * down).bit_length()) - 1)
     counts = torch.bincount(number, minlength=images * across * down)
     offsets = (counts.cumsum(0) - counts).int().view(images, down, across)
-    return Bins(tiles.int(), ends - tiles, keys, ids.int(), offsets)
+    return Bins(tiles.int(), keys, ids.int(), offsets)
 
 
 def blend_reference(

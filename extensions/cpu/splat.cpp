@@ -285,7 +285,7 @@ static int32_t read_behind(const SplatBlendArgs& args, const Tile& tile, Floats*
     for_pixels(args, tile, [&](int block, int lane, int64_t pixel) {
         Behind& behind = behind_of(state, block, channels);
         const float light = args.light[pixel];
-        float pull = -args.grad_alphas[pixel];
+        float pull = args.grad_alphas ? -args.grad_alphas[pixel] : 0.0f;
         for (int k = 0; k < channels; ++k) {
             const float grad = args.grad_out[pixel * channels + k];
             behind.grad[k][lane] = grad;

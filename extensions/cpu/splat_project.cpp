@@ -67,10 +67,11 @@ void splat_project(const SplatProjectArgs& args) {
 }
 
 static DF_BODY Picture<Floats> pull_of(const SplatProjectArgs& args, int64_t m, int lanes) {
-    Picture<Floats> pull;
-    for (int i = 0; i < 2; ++i) pull.mean[i] = strided(args.grad_means2d + 2 * m + i, 2, lanes);
-    pull.depth = strided(args.grad_depths + m, 1, lanes);
-    for (int i = 0; i < 3; ++i) pull.conic[i] = strided(args.grad_conics + 3 * m + i, 3, lanes);
+    Picture<Floats> pull = {};
+    const int64_t mean = args.mean_step, conic = args.conic_step;
+    for (int i = 0; args.grad_means2d && i < 2; ++i) pull.mean[i] = strided(args.grad_means2d + mean * m + i, mean, lanes);
+    if (args.grad_depths) pull.depth = strided(args.grad_depths + m, 1, lanes);
+    for (int i = 0; args.grad_conics && i < 3; ++i) pull.conic[i] = strided(args.grad_conics + conic * m + i, conic, lanes);
     if (args.grad_compensations) pull.compensation = strided(args.grad_compensations + m, 1, lanes);
     return pull;
 }

@@ -11,6 +11,10 @@ struct Cell {
     float fraction[3];
 };
 
+struct alignas(8) Pair {  // the features of a row, read at once
+    float first, second;
+};
+
 DF_BODY Cell find(const HashGridArgs& args, int64_t point, const GridLevel& level) {
     Cell cell;
     uint32_t vertex[3];
@@ -40,6 +44,17 @@ DF_KERNEL(hashgrid_encode, HashGridArgs) {
     if (point >= args.points) return;
     const int number = block_y();
     const Cell cell = find(args, point, args.levels[number]);
+    if (args.features == 2 && !args.half) {
+        Pair sum = {0.0f, 0.0f};
+        for (int c = 0; c < 8; ++c) {
+            const float weight = corner_weight(c, cell.fraction);
+            const Pair entries = ((const Pair*)args.table)[cell.row[c]];
+            sum.first += weight * entries.first, sum.second += weight * entries.second;
+        }
+        args.out[2 * number * args.points + point] = sum.first;
+        args.out[(2 * number + 1) * args.points + point] = sum.second;
+        return;
+    }
     for (int f = 0; f < args.features; ++f) {
         float sum = 0.0f;
         for (int c = 0; c < 8; ++c) sum += corner_weight(c, cell.fraction) * entry(args, cell.row[c], f);
@@ -53,6 +68,16 @@ DF_KERNEL(hashgrid_grad_table, HashGridArgs) {
     if (point >= args.points) return;
     const int number = block_y();
     const Cell cell = find(args, point, args.levels[number]);
+    if (args.features == 2) {
+        const float first = args.grad[2 * number * args.points + point];
+        const float second = args.grad[(2 * number + 1) * args.points + point];
+        if (first != 0.0f || second != 0.0f)
+            for (int c = 0; c < 8; ++c) {
+                const float weight = corner_weight(c, cell.fraction);
+                add_two_atomically(args.out + 2 * int64_t(cell.row[c]), weight * first, weight * second);
+            }
+        return;
+    }
     for (int f = 0; f < args.features; ++f) {
         const float pull = args.grad[(number * args.features + f) * args.points + point];
         if (pull != 0.0f)

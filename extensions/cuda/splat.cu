@@ -1,5 +1,5 @@
 // Splats of tiles on a GPU: a block of 256 threads for each tile, a pixel a thread; the tile's splats come through
-// shared memory, 256 at a time. torch sorts the keys between splat_bin and splat_blend.
+// shared memory, 256 at a time. torch sorts the keys between splat_bin and splat_order.
 #include "../include/launch.h"
 //
 #include "../include/splat.h"
@@ -8,23 +8,36 @@ namespace dreamforge {
 namespace DF_LEVEL {
 
 constexpr int THREADS = SPLAT_TILE * SPLAT_TILE;
-constexpr int KEPT = 4;  // channels that a thread keeps; blocks along y blend the others
+constexpr int KEPT = 4;                // channels that a thread keeps; blocks along y blend the others
 
-struct Splat {
-    float x, y, a, b, c, opacity;
+// A warp has 8 x 4 pixels: fewer splats touch such a block than a longer one.
+constexpr int ACROSS = 8, DOWN = 4;
+
+struct alignas(16) Splat {
+    float x, y, a, b;
+    float c, opacity, cut;  // cut: beyond this exponent it is cut off, whatever the rounding
     int32_t id;
+    float color[KEPT];
+    float conic[3], none;
 };
 
-DF_BODY Splat read(const SplatBlendArgs& args, int32_t id) {
+DF_BODY Splat read(const SplatBlendArgs& args, int32_t id, int first_channel, int channels) {
     const float* conic = args.conics + 3 * int64_t(id);
     const Falloff<float> f = falloff_of(conic[0], conic[1], conic[2]);
-    return {args.means2d[2 * int64_t(id)], args.means2d[2 * int64_t(id) + 1], f.a, f.b, f.c, args.opacities[id], id};
+    const float opacity = args.opacities[id];
+    const float cut = opacity >= args.min_alpha ? log2_of(opacity / args.min_alpha) + 1e-3f : -1.0f;
+    Splat splat = {
+        args.means2d[2 * int64_t(id)], args.means2d[2 * int64_t(id) + 1], f.a, f.b, f.c, opacity, cut, id, {}, {}, 0.0f};
+    for (int k = 0; k < KEPT; ++k)
+        splat.color[k] = k < channels ? args.colors[int64_t(id) * args.channels + first_channel + k] : 0.0f;
+    for (int k = 0; k < 3; ++k) splat.conic[k] = conic[k];
+    return splat;
 }
 
-// What a splat has at a pixel, before it is cut off.
-DF_BODY float strength(const Splat& splat, float dx, float dy) {
+// The exponent at a pixel: 2 to its negative is what is left of the opacity there. No number where anything is none.
+DF_BODY float exponent(const Splat& splat, float dx, float dy) {
     const float u = splat.a * dx + splat.b * dy, v = splat.c * dy;
-    return splat.opacity * exp2_minus(u * u + v * v);
+    return u * u + v * v;
 }
 
 // The tile of a block and the pixel of a thread.
@@ -36,10 +49,12 @@ struct Spot {
 
 DF_BODY Spot spot_of(const SplatBlendArgs& args) {
     const int32_t across = tiles_along(args.width), tiles = across * tiles_along(args.height);
-    const int32_t task = block_x(), tile = task % tiles, thread = thread_in_block();
+    const int32_t task = block_x(), tile = task % tiles;
+    const int32_t warp = thread_in_block() / 32, lane = thread_in_block() % 32, warps = SPLAT_TILE / ACROSS;
     Spot spot;
     spot.image = task / tiles;
-    spot.x = tile % across * SPLAT_TILE + thread % SPLAT_TILE, spot.y = tile / across * SPLAT_TILE + thread / SPLAT_TILE;
+    spot.x = tile % across * SPLAT_TILE + warp % warps * ACROSS + lane % ACROSS;
+    spot.y = tile / across * SPLAT_TILE + warp / warps * DOWN + lane / ACROSS;
     spot.inside = spot.x < args.width && spot.y < args.height;
     spot.pixel = (spot.image * args.height + spot.y) * args.width + spot.x;
     spot.first = args.offsets[task];
@@ -48,15 +63,16 @@ DF_BODY Spot spot_of(const SplatBlendArgs& args) {
     return spot;
 }
 
-constexpr int GRADIENTS = SPLAT_MOMENTS;  // of a splat beside its channels
+DF_BODY int bits_for(int32_t tiles) {
+    int bits = 0;
+    while (tiles >> bits) ++bits;
+    return bits;
+}
 
-// Where a splat's gradient number k is summed up: place, conic, opacity, absolute by the place, channels.
-DF_BODY float* gradient_of(const SplatBlendArgs& args, int64_t id, int k) {
-    if (k < 2) return args.grad_means2d + 2 * id + k;
-    if (k < 5) return args.grad_conics + 3 * id + k - 2;
-    if (k < 6) return args.grad_opacities + id;
-    if (k < 8) return args.absgrad ? args.absgrad + 2 * id + k - 6 : nullptr;
-    return k - 8 < KEPT && k - 8 < args.channels ? args.grad_colors + id * args.channels + k - 8 : nullptr;
+// The number of a key's tile among those of all images.
+DF_BODY int64_t place_of(int64_t key, int32_t tiles, int bits) {
+    const int64_t tile = key >> 32;
+    return (tile >> bits) * tiles + (tile & ((int64_t(1) << bits) - 1));
 }
 
 }  // namespace DF_LEVEL
@@ -67,21 +83,38 @@ using namespace dreamforge::DF_LEVEL;
 
 DF_KERNEL(splat_count, SplatBinArgs) {
     const int64_t m = thread_in_row();
-    if (m < args.count) args.tiles[m] = tile_box(args.means2d + 2 * m, args.radii + 2 * m, args.width, args.height).size();
+    if (m >= args.count) return;
+    args.tiles[m] = tile_box(args.means2d + 2 * m, args.radii + 2 * m, args.width, args.height).size();
+    args.keys[m] = args.tiles[m];
 }
 
+// `ids` and `keys` in the Gaussians' order; `places` count a Gaussian's own tiles too.
 DF_KERNEL(splat_bin, SplatBinArgs) {
     const int64_t m = thread_in_row();
     if (m >= args.count) return;
     const int32_t across = tiles_along(args.width), tiles = across * tiles_along(args.height);
     const TileBox box = tile_box(args.means2d + 2 * m, args.radii + 2 * m, args.width, args.height);
-    int64_t image = 0, to = args.places[m];
+    int64_t image = 0, to = args.places[m] - args.tiles[m];
     while (args.first[image + 1] <= m) ++image;
     for (int32_t y = box.top; y < box.bottom; ++y)
         for (int32_t x = box.left; x < box.right; ++x, ++to) {
             args.keys[to] = tile_key(image, tiles, y * across + x, args.depths[m]);
-            args.ids[to] = int32_t(m);
+            args.slots[to] = int32_t(m);
         }
+}
+
+// From sorted keys and their `order`: the Gaussian of each, from `slots`, and where each tile begins. A thread for each
+// key, and one for the end.
+DF_KERNEL(splat_order, SplatBinArgs) {
+    const int64_t i = thread_in_row();
+    if (i > args.intersections) return;
+    const int32_t tiles = tiles_along(args.width) * tiles_along(args.height);
+    const int bits = bits_for(tiles);
+    const int64_t last = args.images * tiles - 1;
+    const int64_t before = i > 0 ? place_of(args.keys[i - 1], tiles, bits) : -1;
+    const int64_t mine = i < args.intersections ? place_of(args.keys[i], tiles, bits) : last;
+    for (int64_t place = before + 1; place <= mine; ++place) args.offsets[place] = int32_t(i);
+    if (i < args.intersections) args.ids[i] = args.slots[args.places[i]];
 }
 
 // Blocks: x over the tiles of all images, y over every four channels.
@@ -97,20 +130,20 @@ DF_KERNEL(splat_blend, SplatBlendArgs) {
     for (int32_t first = 0; first < spot.count; first += THREADS) {
         if (!any_in_block(!done)) break;  // nobody reads the last splats any more either
         const int32_t mine = first + int32_t(thread_in_block());
-        if (mine < spot.count) splats[thread_in_block()] = read(args, args.ids[spot.first + mine]);
+        if (mine < spot.count) splats[thread_in_block()] = read(args, args.ids[spot.first + mine], first_channel, channels);
         sync_block();
         for (int32_t i = 0; i < THREADS && first + i < spot.count && !done; ++i) {
-            const Splat splat = splats[i];
-            const float alpha = at_most(strength(splat, x - splat.x, y - splat.y), args.max_alpha);
+            const Splat& splat = splats[i];
+            const float power = exponent(splat, x - splat.x, y - splat.y);
+            if (!(power <= splat.cut)) continue;
+            const float alpha = at_most(splat.opacity * exp2_minus(power), args.max_alpha);
             if (!(alpha >= args.min_alpha)) continue;
             const float next = light - light * alpha, weight = light * alpha;
             if (next <= args.stop) {
                 done = true, end = first + i;
                 break;
             }
-            const float* color = args.colors + int64_t(splat.id) * args.channels + first_channel;
-            for (int k = 0; k < KEPT; ++k)
-                if (k < channels) sum[k] += weight * color[k];
+            for (int k = 0; k < KEPT; ++k) sum[k] += weight * splat.color[k];
             light = next;
         }
     }
@@ -125,17 +158,23 @@ DF_KERNEL(splat_blend, SplatBlendArgs) {
     args.light[spot.pixel] = light, args.alphas[spot.pixel] = 1.0f - light, args.ends[spot.pixel] = end;
 }
 
-// Blocks: x over the tiles of all images. From back to front; what a splat gets is summed up over a warp.
+// Blocks: x over the tiles of all images. From back to front; what a splat gets is summed up over a warp, whose threads
+// then add it to the splat's row of `parts`: place, conic, opacity, absolute by the place, channels.
 DF_KERNEL(splat_blend_backward, SplatBlendArgs) {
     DF_SHARED(Splat, splats, THREADS);
     const Spot spot = spot_of(args);
     const float x = spot.x + 0.5f, y = spot.y + 0.5f;
     const float* const grad = args.grad_out + spot.pixel * args.channels;
     const float* const background = args.backgrounds ? args.backgrounds + spot.image * args.channels : nullptr;
+    const int row = SPLAT_MOMENTS + args.channels, kept = args.channels < KEPT ? args.channels : KEPT;
+    const int number = thread_in_block() % 32 / 2;
+    const bool adds = thread_in_block() % 2 == 0 && number < SPLAT_MOMENTS + kept &&
+                      (args.absgrad || number < SPLAT_MOMENTS - 2 || number >= SPLAT_MOMENTS);
     float light = 0.0f, pull = 0.0f, few[KEPT] = {};
     int32_t end = 0;
     if (spot.inside) {
-        light = args.light[spot.pixel], end = args.ends[spot.pixel], pull = -args.grad_alphas[spot.pixel];
+        light = args.light[spot.pixel], end = args.ends[spot.pixel];
+        pull = args.grad_alphas ? -args.grad_alphas[spot.pixel] : 0.0f;
         for (int k = 0; k < KEPT; ++k)
             if (k < args.channels) few[k] = grad[k];
         for (int k = 0; background && k < args.channels; ++k) pull += background[k] * grad[k];
@@ -147,37 +186,36 @@ DF_KERNEL(splat_blend_backward, SplatBlendArgs) {
     for (int32_t first = (spot.count - 1) / THREADS * THREADS; first >= 0; first -= THREADS) {
         if (!any_in_block(first < end)) continue;  // and nobody reads the last splats any more
         const int32_t mine = first + int32_t(thread_in_block());
-        if (mine < spot.count) splats[thread_in_block()] = read(args, args.ids[spot.first + mine]);
+        if (mine < spot.count) splats[thread_in_block()] = read(args, args.ids[spot.first + mine], 0, kept);
         sync_block();
         for (int32_t i = (spot.count - first < THREADS ? spot.count - first : THREADS) - 1; i >= 0; --i) {
-            const Splat splat = splats[i];
-            const float dx = x - splat.x, dy = y - splat.y, full = strength(splat, dx, dy);
-            const float alpha = at_most(full, args.max_alpha);
-            const bool here = first + i < end && alpha >= args.min_alpha;
+            const Splat& splat = splats[i];
+            const float dx = x - splat.x, dy = y - splat.y, power = exponent(splat, dx, dy);
+            bool here = first + i < end && power <= splat.cut;
             if (!any_in_warp(here)) continue;
-            const int64_t id = splat.id;
-            const float *color = args.colors + id * args.channels, *conic = args.conics + 3 * id;
+            const float full = splat.opacity * exp2_minus(power), alpha = at_most(full, args.max_alpha);
+            here = here && alpha >= args.min_alpha;
             float along = 0.0f, weight = 0.0f, h = 0.0f;
             if (here) {
                 const float inverse = 1.0f / (1.0f - alpha);
                 light *= inverse, weight = light * alpha;
-                for (int k = 0; k < KEPT; ++k)
-                    if (k < args.channels) along += color[k] * few[k];
-                for (int k = KEPT; k < args.channels; ++k) along += color[k] * grad[k];
+                for (int k = 0; k < KEPT; ++k) along += splat.color[k] * few[k];
+                for (int k = KEPT; k < args.channels; ++k)
+                    along += args.colors[int64_t(splat.id) * args.channels + k] * grad[k];
                 if (full < args.max_alpha) h = weight * along - pull * (alpha * inverse);
                 pull += weight * along;
             }
             const float hx = h * dx, hy = h * dy, zero = 0.0f;
-            const float ax = conic[0] * hx + conic[1] * hy, ay = conic[1] * hx + conic[2] * hy;
-            const float sums[2 * GRADIENTS] = {
+            const float ax = splat.conic[0] * hx + splat.conic[1] * hy, ay = splat.conic[1] * hx + splat.conic[2] * hy;
+            const float sums[2 * SPLAT_MOMENTS] = {
                 ax, ay, -0.5f * hx * dx, -hx * dy, -0.5f * hy * dy, h / splat.opacity,
                 ax < zero ? -ax : ax, ay < zero ? -ay : ay, weight * few[0], weight * few[1], weight * few[2],
                 weight * few[3]};
             const float sum = sums_in_warp(sums);
-            float* const to = thread_in_block() % 2 == 0 ? gradient_of(args, id, thread_in_block() % 32 / 2) : nullptr;
-            if (to) add_atomically(to, sum);
+            float* const to = args.parts + int64_t(splat.id) * row;
+            if (adds) add_atomically(to + number, sum);
             for (int k = KEPT; k < args.channels; ++k)
-                add_from_warp(args.grad_colors + id * args.channels + k, here ? weight * grad[k] : zero);
+                add_from_warp(to + SPLAT_MOMENTS + k, here ? weight * grad[k] : zero);
         }
     }
 }

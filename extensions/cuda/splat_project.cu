@@ -52,9 +52,9 @@ DF_KERNEL(splat_project_backward, SplatProjectArgs) {
         float view[12] = {};
         if (there && args.radii[2 * m] > 0) {
             Picture<float> pull = {};
-            for (int i = 0; i < 2; ++i) pull.mean[i] = args.grad_means2d[2 * m + i];
-            for (int i = 0; i < 3; ++i) pull.conic[i] = args.grad_conics[3 * m + i];
-            pull.depth = args.grad_depths[m];
+            for (int i = 0; args.grad_means2d && i < 2; ++i) pull.mean[i] = args.grad_means2d[args.mean_step * m + i];
+            for (int i = 0; args.grad_conics && i < 3; ++i) pull.conic[i] = args.grad_conics[args.conic_step * m + i];
+            if (args.grad_depths) pull.depth = args.grad_depths[m];
             if (args.grad_compensations) pull.compensation = args.grad_compensations[m];
             project_backward(args, camera_of(args, number), g, pull, to, view);
         }

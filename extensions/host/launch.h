@@ -89,6 +89,10 @@ inline void add_atomically(float* to, float value) {
     } while (!__atomic_compare_exchange_n((uint32_t*)to, &before, after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 
+inline void add_two_atomically(float* to, float first, float second) {
+    add_atomically(to, first), add_atomically(to + 1, second);
+}
+
 inline void max_atomically(uint64_t* to, uint64_t value) {
     uint64_t before = __atomic_load_n(to, __ATOMIC_RELAXED);
     while (before < value && !__atomic_compare_exchange_n(to, &before, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {

@@ -1,12 +1,12 @@
-// What a CUDA kernel is written with: threads, blocks, barriers, shuffles, votes, shared memory, atomic sums and maxima. NVRTC turns it
-// into CUDA. For the host build (DF_HOST_CUDA) every thread of a block is a thread of the system, so that tests run a
+// What a CUDA kernel is written with: threads, blocks of 256 of them, barriers, shuffles, votes, shared memory, atomic
+// sums and maxima. NVRTC turns it into CUDA. For the host build (DF_HOST_CUDA) every thread of a block is a thread of the system, so that tests run a
 // kernel's logic without a GPU, and the thread sanitizer sees its races.
 #pragma once
 #include "scalar.h"
 
 #if defined(__CUDACC_RTC__)
 
-#define DF_KERNEL(name, Args) extern "C" __global__ void name(const Args args)
+#define DF_KERNEL(name, Args) extern "C" __global__ void __launch_bounds__(256) name(const Args args)
 #define DF_SHARED(T, name, size) __shared__ T name[size]
 
 namespace dreamforge {
@@ -19,6 +19,15 @@ DF_BODY uint32_t block_y() { return blockIdx.y; }
 DF_BODY void sync_block() { __syncthreads(); }
 DF_BODY void add_atomically(float* to, float value) { atomicAdd(to, value); }
 DF_BODY void max_atomically(uint64_t* to, uint64_t value) { atomicMax(to, value); }
+
+// Two neighbours, the first of which lies at a multiple of 8 bytes.
+DF_BODY void add_two_atomically(float* to, float first, float second) {
+#if __CUDA_ARCH__ >= 900
+    atomicAdd((float2*)to, make_float2(first, second));
+#else
+    atomicAdd(to, first), atomicAdd(to + 1, second);
+#endif
+}
 
 // The value of the thread `by` further on in the warp of 32; every thread of the warp must ask.
 template <class T>

@@ -43,6 +43,11 @@ DF_BODY F exp2_series(F x) {
     return series * x + 1.0f;
 }
 
+#if defined(__CUDACC_RTC__)
+// Of the GPU's own unit for it, as near.
+DF_BODY float exp2_minus(float x) { return exp2f(-at_most(x, 126.0f)); }
+#endif
+
 // 2^-x for x >= 0, within two units of the last place; next to nothing above 126, and for what is no number.
 template <class F>
 DF_BODY F exp2_minus(F x) {

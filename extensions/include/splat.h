@@ -18,11 +18,11 @@ struct SplatProjectArgs {
     const float *viewmats, *intrinsics;                       // [C, 4, 4] world to camera, [C, 3, 3] in pixels
     int32_t* radii;                                           // [C, N, 2], zeros: not seen
     float *means2d, *depths, *conics, *compensations;         // [C, N, 2], [C, N], [C, N, 3], [C, N] or null
-    const float *grad_means2d, *grad_depths, *grad_conics, *grad_compensations;
+    const float *grad_means2d, *grad_depths, *grad_conics, *grad_compensations;  // or null: nothing pulls
     float *grad_means, *grad_quats, *grad_scales;             // like what they belong to
     float* grad_viewmats;                                     // [C, 3, 4], or null; CUDA: zeros at the start
     float* scratch;                                           // CPU: [chunks, C, 12], or null
-    int64_t cameras, count;
+    int64_t cameras, count, mean_step, conic_step;            // steps: from one to the next of grad_means2d and grad_conics
     float width, height, near, far, clip, blur;
     float min_alpha, extent, floor, margin;                   // see Rules in ops/splat.py
     int32_t opacity_extent;
@@ -43,12 +43,14 @@ struct SplatHarmonicsArgs {
 struct SplatBinArgs {
     const float *means2d, *depths;  // [M, 2], [M]
     const int32_t* radii;           // [M, 2]
-    const int64_t *first, *places;  // [images + 1]; [M]: how many tiles Gaussians before this one touch
-    int32_t *tiles, *ids, *offsets; // [M], how many it touches; [intersections]; [images, tiles]
-    int32_t* slots;                 // CPU: [intersections], numbered by Gaussian and then by tile
-    int64_t* keys;                  // [intersections]: image, tile, bits of the depth; CUDA: not sorted yet, as ids
+    // [images + 1]; [M]: how many tiles Gaussians before this one touch, for splat_bin on CUDA with its own, for
+    // splat_order where each of the sorted keys was
+    const int64_t *first, *places;
+    int32_t *tiles, *ids, *offsets; // [M], how many it touches, on CUDA also in `keys`; [intersections]; [images, tiles]
+    int32_t* slots;                 // CPU: [intersections], numbered by Gaussian and then by tile; CUDA: ids, not sorted
+    int64_t* keys;                  // [intersections]: image, tile, bits of the depth; CUDA: by Gaussian, then sorted
     uint32_t* scratch;              // CPU: [4 M + images * SPLAT_PARTS * tiles]
-    int64_t images, count;
+    int64_t images, count, intersections;
     int32_t width, height;
 };
 constexpr int64_t SPLAT_PARTS = 8;  // of an image's Gaussians, whose tiles are counted by themselves
@@ -60,11 +62,13 @@ struct SplatBlendArgs {
     float *out, *alphas, *light;                         // [images, height, width, channels], twice [images, height, width]
     int32_t* ends;                                       // like light: the first of its tile's Gaussians not to count
     const float *grad_out, *grad_alphas;
-    float *grad_means2d, *grad_conics, *grad_opacities, *grad_colors, *grad_backgrounds;  // CUDA: zeros at the start
-    float* absgrad;                                      // like means2d, or null
+    float *grad_means2d, *grad_conics, *grad_opacities, *grad_colors;  // CPU: like what they belong to
+    float *grad_backgrounds, *absgrad;                   // CUDA: zeros at the start; like means2d or, on CUDA, any; or null
     const int32_t *slots, *tiles;                        // CPU: as above
     const int64_t* places;
-    float* parts;        // CPU: [intersections, SPLAT_MOMENTS + channels up to a multiple of 4], in the slots' order
+    // CPU: [intersections, SPLAT_MOMENTS + channels up to a multiple of 4], in the slots' order; CUDA: [M, SPLAT_MOMENTS +
+    // channels], zeros at the start: gradients by means2d, conics, opacities, the absolute ones by means2d, by colors
+    float* parts;
     float* records;      // CPU: [M, 8], from the forward to the backward pass
     float* scratch;      // CPU: [images, tiles, channels], or null
     int64_t count, intersections;

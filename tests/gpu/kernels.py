@@ -125,7 +125,7 @@ def speed(device: torch.device) -> dict[str, float]:
         )
 
     ways = {
-        "ours": field(hashgrid.encode_native, mlp.mlp_native, march.render_native),
+        "ours": field(hashgrid.encode, lambda x, weights: mlp.fused_mlp(x, weights)[0], march.render),
         "torch": field(hashgrid.encode_reference, mlp.mlp_reference, march.render_reference),
         "tiny-cuda-nn, torch, nerfacc": field(peers.encode_tinycudann, mlp.mlp_reference, peers.render_nerfacc),
         "tiny-cuda-nn in half precision, nerfacc": all_theirs,
