@@ -113,6 +113,14 @@ def test_kernels_that_disagree_on_a_gpu_are_not_used(monkeypatch: pytest.MonkeyP
     dispatch._trusted.cache_clear()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_kernels_are_compared_with_their_gradients_wherever_they_are_asked(mode: Any) -> None:
+    dispatch._trusted.cache_clear()
+    with mode():
+        assert dispatch._trusted("hashgrid", CPU, agrees)
+    dispatch._trusted.cache_clear()
+
+
 def test_the_comparison_finds_a_wrong_kernel(core: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert agrees(CPU)
     right = hashgrid.encode_native
