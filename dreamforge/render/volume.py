@@ -22,7 +22,7 @@ RayDensity = Callable[[Tensor, Tensor], Tensor]  # position [S,3], ray [S] int64
 OPAQUE = 1e-3  # samples that less than this share of the light reaches are left out
 CHUNK = 1 << 15  # rays rendered at once where no gradient needs them together
 POINTS = 1 << 18  # points evaluated at once where no gradient is needed
-FLOATER = 0.03  # pieces of a mesh with less than this share of the largest one's volume are dropped
+FLOATER = 0.005  # pieces of a mesh with less than this share of the largest one's volume are dropped
 
 
 @dataclass(frozen=True)

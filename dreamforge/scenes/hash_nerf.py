@@ -32,7 +32,9 @@ class HashNerf:
     Encoding: ``levels`` grids from ``coarsest`` to ``finest`` vertices a side (one finest cell is about a pixel at 64
     pixels), ``features`` numbers a vertex, at most 2^``log2_entries`` vertices a level. One network of ``hidden`` ReLU
     units in ``layers`` layers answers (raw density, raw colour); density = ``density_scale`` softplus(raw + blob(p))
-    in 1/m, colour = sigmoid. Short runs want a ``density_scale`` above 1: Adam moves raw by some tens at most. Blob,
+    in 1/m, colour = sigmoid. Short runs want a ``density_scale`` above 1: Adam moves raw by some tens at most. It
+    grows to ``hard_scale``, by the same factor every step, between the steps ``harden_from`` and ``harden_until`` (0:
+    it stays): outlines become as sharp as a mesh's, once their place is known. Blob,
     "magic3d": ``blob_scale`` (1 - |p| / ``blob_std``); "dreamfusion": ``blob_scale`` exp(-|p|^2 / (2 ``blob_std``^2));
     Magic3D's values are scale 10, std 0.5, DreamFusion's 5 and 0.2. ``samples`` stand across the 2 metres of the
     volume. The density is looked up in all ``occupancy_cells``^3 cells every ``occupancy_every`` steps.
@@ -58,6 +60,9 @@ class HashNerf:
     hidden: int = 32
     layers: int = 1
     density_scale: float = 1.0
+    hard_scale: float = 1.0
+    harden_from: int = 0
+    harden_until: int = 0
     blob: Literal["magic3d", "dreamfusion"] = "magic3d"
     blob_scale: float = 10.0
     blob_std: float = 0.5
@@ -89,7 +94,7 @@ class HashNerf:
     lr_sharpness: float = 1e-2
 
     def __post_init__(self) -> None:
-        positive = ["hidden", "layers", "density_scale", "blob_std", "samples", "occupancy_cells", "occupancy_every"]
+        positive = ["hidden", "layers", "density_scale", "hard_scale", "blob_std", "samples", "occupancy_cells", "occupancy_every"]
         positive += ["sdf_radius", "sdf_sharpness", "levels_from"]
         wrong = [name for name in positive if getattr(self, name) <= 0]
         if wrong:
@@ -101,6 +106,19 @@ class HashNerf:
                 f"coarsest {self.coarsest}, finest {self.finest} and background_color {self.background_color} were "
                 "given; 2 <= coarsest <= finest and three colour channels are expected."
             )
+
+        if not (0 <= self.harden_from < self.harden_until or self.harden_until == 0):
+            raise DreamforgeError(
+                f"harden_from {self.harden_from} and harden_until {self.harden_until} were given; steps with 0 <= "
+                "harden_from < harden_until, or harden_until 0 are expected."
+            )
+
+    def scale_at(self, age: int) -> float:
+        """``density_scale`` after ``age`` steps, on its way to ``hard_scale``."""
+        if not self.harden_until:
+            return self.density_scale
+        share = min(max((age - self.harden_from) / (self.harden_until - self.harden_from), 0.0), 1.0)
+        return self.density_scale * (self.hard_scale / self.density_scale) ** share
 
     @property
     def grid(self) -> HashGrid:
@@ -153,7 +171,8 @@ class HashNerfScene:
             blob = self.spec.blob_scale * (1 - radius.sqrt())
         else:
             blob = self.spec.blob_scale * torch.exp(-0.5 * radius)
-        return self.spec.density_scale * torch.nn.functional.softplus(raw[:, 0] + blob), base
+        scale = self.spec.scale_at(int(self.age))
+        return scale * torch.nn.functional.softplus(raw[:, 0] + blob), base
 
     def _raw(self, position: Tensor) -> Tensor:
         """The network's numbers ``[N,4]``, or ``[N,6]`` with a material."""
