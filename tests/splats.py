@@ -69,6 +69,25 @@ def answers(given: dict[str, Any], dtype: torch.dtype, **options: Any) -> dict[s
     return found | {f"grad {name}": grad for name, grad in zip([*names, "means2d"], grads, strict=True)}
 
 
+def lone_gradients(given: dict[str, Any], dtype: torch.dtype, **options: Any) -> dict[str, Tensor]:
+    """By the means, where one answer alone is used: nothing pulls at the others. Places are pulled at in rows that
+    lie apart, by one number for all, and with other axes first."""
+    tensors = {key: one.to(dtype) if isinstance(one, Tensor) else one for key, one in given.items()}
+    means = tensors["means"].clone().requires_grad_()
+    rendered, alphas, meta = splat.rasterization(**tensors | {"means": means}, **options)
+    draws = torch.Generator().manual_seed(3)
+    apart = torch.randn(*meta["means2d"].shape[:2], 7, generator=draws)[..., 2:4]
+    turned = torch.randn(*meta["means2d"].shape[1::-1], 2, generator=draws).transpose(0, 1)
+    used = {"rendered": (rendered, None), "alphas": (alphas, None), "depths": (meta["depths"], None)}
+    used |= {"conics": (meta["conics"], None), "all": (meta["means2d"], None)}
+    used |= {"apart": (meta["means2d"], apart), "turned": (meta["means2d"], turned)}
+    found = {}
+    for name, (answer, pull) in used.items():
+        pull = torch.ones(()).expand(answer.shape) if pull is None else pull
+        (found[name],) = torch.autograd.grad(answer, means, pull.to(dtype), retain_graph=True)
+    return found
+
+
 def assert_close(ours: dict[str, Tensor], exact: dict[str, Tensor], rtol: float = 3e-4, whole: float = 3e-5) -> None:
     """Every number within ``rtol`` of itself or of a tenth of the tensor's greatest, the whole within ``whole``."""
     for name, wanted in exact.items():

@@ -21,7 +21,7 @@ from dreamforge.ops.native import Level
 from dreamforge.ops.splat import rasterization
 from dreamforge.types import DreamforgeError
 from tests.splats import answers as splat_answers
-from tests.splats import scene
+from tests.splats import assert_close, lone_gradients, scene
 from tests.tools import require_tool
 
 FILES = sorted(path.stem for path in (data.extensions() / "cuda").glob("*.cu"))
@@ -282,6 +282,12 @@ def test_the_splats_logic_is_that_of_the_cpu(
         torch.testing.assert_close(
             ours[name], wanted, rtol=2e-4, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_answers_that_nothing_pulls_at(on_host: None) -> None:
+    given = scene(40, 30, 20)
+    ours = lone_gradients(given, torch.float32, backend="native", level="cuda")
+    assert_close(ours, lone_gradients(given, torch.float64, backend="torch"))
 
 
 def test_a_tile_with_more_splats_than_threads(on_host: None) -> None:

@@ -121,6 +121,23 @@ def test_the_occupancy_is_the_opacity_of_a_step() -> None:
     torch.testing.assert_close(scene.opacity, torch.full_like(scene.opacity, wanted))
 
 
+def test_a_field_hardens_between_two_steps() -> None:
+    """By the same factor every step; a checkpoint knows how far it is."""
+    spec = replace(SPEC, density_scale=2.0, hard_scale=200.0, harden_from=10, harden_until=20)
+    assert [spec.scale_at(age) for age in (0, 10, 15, 20, 99)] == pytest.approx([2, 2, 20, 200, 200])
+    assert replace(spec, harden_until=0, harden_from=0).scale_at(99) == 2.0
+    place = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+    scene, resumed = spec.build(0), spec.build(0)
+    soft, color = scene.field(place)
+    scene.adapt(14, 0)
+    torch.testing.assert_close(scene.field(place)[0], 10 * soft)
+    resumed.load_state(scene.state())
+    torch.testing.assert_close(resumed.field(place), (10 * soft, color))
+    for wrong in ({"harden_from": 20}, {"harden_from": 21}, {"harden_from": -1}):
+        with pytest.raises(DreamforgeError, match="harden_from < harden_until"):
+            replace(spec, **wrong)
+
+
 def test_a_half_table_follows_the_table() -> None:
     scene, whole = replace(SPEC, half_table=True).build(0), SPEC.build(0)
     place = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))

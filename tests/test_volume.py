@@ -195,12 +195,14 @@ def test_floaters_go_and_hollows_are_filled() -> None:
     density = torch.zeros(20, 20, 20)
     density[4:14, 4:14, 4:14] = 5.0
     density[7:10, 7:10, 7:10] = 0.0  # nobody sees it
-    density[17, 17, 17] = 5.0  # floats: less than 3 % of the cube
+    density[17, 17, 17] = 5.0  # floats: less than 0.5 % of the cube
     density[16:19, 2:8, 2:8] = 5.0  # a second piece that is not small
+    density[1:3, 16:18, 16:19] = 5.0  # nor is this, a lamp on a wire too thin for the voxels: 1.2 %
     solid = one_solid(density, 1.0) > 1.0
     expected = torch.zeros(20, 20, 20, dtype=torch.bool)
     expected[4:14, 4:14, 4:14] = True
     expected[16:19, 2:8, 2:8] = True
+    expected[1:3, 16:18, 16:19] = True
     assert torch.equal(solid, expected)
 
 

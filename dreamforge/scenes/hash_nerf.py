@@ -94,7 +94,16 @@ class HashNerf:
     lr_sharpness: float = 1e-2
 
     def __post_init__(self) -> None:
-        positive = ["hidden", "layers", "density_scale", "hard_scale", "blob_std", "samples", "occupancy_cells", "occupancy_every"]
+        positive = [
+            "hidden",
+            "layers",
+            "density_scale",
+            "hard_scale",
+            "blob_std",
+            "samples",
+            "occupancy_cells",
+            "occupancy_every",
+        ]
         positive += ["sdf_radius", "sdf_sharpness", "levels_from"]
         wrong = [name for name in positive if getattr(self, name) <= 0]
         if wrong:
