@@ -177,13 +177,13 @@ def grown(device: torch.device, out: Path) -> list[str]:
 def _timed(call: Callable[[], object], device: torch.device) -> float:
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     taken = []
-    for _ in range(13 if device.type == "cuda" else 2):
+    for _ in range(60 if device.type == "cuda" else 2):
         wait()
         began = time.perf_counter()
         call()
         wait()
         taken.append(1e3 * (time.perf_counter() - began))
-    return round(median(taken[-10:]), 3)
+    return round(median(taken[-50:]), 3)
 
 
 def sanitized(device: torch.device) -> dict[str, str]:
