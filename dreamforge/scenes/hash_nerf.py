@@ -127,7 +127,8 @@ class HashNerf:
         if not self.harden_until:
             return self.density_scale
         share = min(max((age - self.harden_from) / (self.harden_until - self.harden_from), 0.0), 1.0)
-        return self.density_scale * (self.hard_scale / self.density_scale) ** share
+        scale: float = self.density_scale * (self.hard_scale / self.density_scale) ** share
+        return scale
 
     @property
     def grid(self) -> HashGrid:
