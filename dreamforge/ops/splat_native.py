@@ -211,12 +211,11 @@ def bins_native(
     device, count, images, total = means2d.device, means2d.shape[0], first.shape[0] - 1, 0
     across, down = -(-view.width // TILE), -(-view.height // TILE)
     tiles = torch.empty(count, dtype=torch.int32, device=device)
-    names = ("means2d", "depths", "radii", "first", "places", "tiles", "ids", "offsets", "slots", "keys", "scratch")
     grid = (cuda.blocks(count), 1)
 
     def args(*tensors: Tensor | None) -> BinArgs:
         pointers = [_address(tensor) for tensor in (*given, first, *tensors)]
-        pointers += [None] * (len(names) - len(pointers))
+        pointers += [None] * (11 - len(pointers))
         return BinArgs(*pointers, images, count, total, view.width, view.height)
 
     on_cuda = native.on_cuda(means2d, level)
