@@ -18,6 +18,7 @@ from yaml import YAMLError
 from dreamforge import data, losses
 from dreamforge.overrides import assign, merge, parse
 from dreamforge.scenes.convert import Effort
+from dreamforge.scenes.placing import chosen
 from dreamforge.schedule import check_curve
 from dreamforge.slots import SLOTS, make, nearest, spell, typed
 from dreamforge.types import DreamforgeError
@@ -115,6 +116,10 @@ class Stage:
                 f"'from' was given '{self.origin}', but expects scratch, previous or the name of a file that ends in "
                 f"{', '.join(FILES)}."
             )
+        names = getattr(self.scene, "part_names", None)  # a scene that does not say them checks what it is asked for
+        if names is not None:
+            for term in self.terms:
+                chosen(term.parts, names)
 
     @property
     def file(self) -> Path | None:
@@ -171,11 +176,19 @@ def load(
     path = _find(source)
     content = _read(path)
     _look_beside(content, path.parent)
-    assign(content, {**parse(overrides), **(values or {})})
+    given = {**parse(overrides), **(values or {})}
+    assign(content, given)
     if start is not None:
         content["from"] = str(start)
         _first(content).pop("from", None)
-    return build(content)
+    recipe = build(content)
+    prompts = [term.prompt for stage in recipe.stages for term in stage.terms]
+    if "prompt" in given and given["prompt"] not in prompts:
+        raise DreamforgeError(
+            f"The prompt {given['prompt']!r} was given, but every term of this recipe has its own: "
+            f"{', '.join(map(repr, prompts))}; leave it out, or change one, for example 'terms[0].prompt=a blue car'."
+        )
+    return recipe
 
 
 def build(content: Mapping[str, Any]) -> Recipe:

@@ -191,6 +191,32 @@ def test_a_file_that_is_no_recipe(text: str, tmp_path: Path) -> None:
         loaded(text, tmp_path)
 
 
+def test_a_prompt_that_no_term_would_take_is_refused(tmp_path: Path) -> None:
+    """A user would wait for a dragon and get what the terms say."""
+    terms = "terms: [{prompt: a red mushroom}, {prompt: a blue car}]"
+    with pytest.raises(DreamforgeError, match="'a dragon' was given, but every term"):
+        loaded(flat_text() + terms, tmp_path, "prompt=a dragon")
+    assert loaded(flat_text() + terms, tmp_path, "terms[1].prompt=a dragon").stages[0].terms[1].prompt == "a dragon"
+    half = loaded(flat_text() + "terms: [{weight: 2}, {prompt: a blue car}]", tmp_path, "prompt=a dragon")
+    assert [term.prompt for term in half.stages[0].terms] == ["a dragon", "a blue car"]
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_parts_that_a_scene_does_not_have_are_seen_before_anything_is_made(around: bool) -> None:
+    """Those of a second stage too, whose first render comes after all of the first."""
+    scene: dict[str, Any] = {"use": "gaussians.Gaussians", "groups": {"hat": {}, "head": {}}}
+    scene = {"use": "ensemble.Ensemble", "of": scene} if around else scene
+    later = {"scene": scene, "terms": [{"parts": ["head"]}, {"parts": ["hut"]}]}
+    with pytest.raises(DreamforgeError, match="no part 'hut' in this scene: did you mean 'hat'"):
+        config.build({**FLAT, "stages": [{}, later]})
+    assert config.build({**FLAT, "stages": [{}, {**later, "terms": [{"parts": ["head"]}]}]})
+    with pytest.raises(DreamforgeError, match=r"parts \['hat'\] of a scene were asked for, but it has none"):
+        config.build({**FLAT, "scene": "gaussians.Gaussians", "terms": [{"parts": ["hat"]}]})
+    with pytest.raises(DreamforgeError, match="no part 'hat'"):
+        objects = {"head": {"scene": {"use": "canvas.Canvas"}}}
+        config.build({**FLAT, "scene": {"use": "composed.Composed", "objects": objects}, "terms": [{"parts": ["hat"]}]})
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(DreamforgeError, match=r"'defualt'.*did you mean 'default'"):
         config.load("defualt")

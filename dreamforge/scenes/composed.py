@@ -69,6 +69,11 @@ class Composed:
             )
         check_names("An object", list(self.objects), taken=["background"])
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What a term's ``parts`` may name."""
+        return tuple(self.objects)
+
     def build(self, seed: int, device: torch.device | str = "cpu") -> "ComposedScene":
         """Every object at a start of its own, which does not depend on the others."""
         return ComposedScene(self, seed, device)

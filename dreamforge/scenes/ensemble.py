@@ -41,6 +41,11 @@ class Ensemble:
                 "of: {use: hash_nerf.HashNerf}."
             )
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What a term's ``parts`` may name."""
+        return tuple(getattr(self.of, "part_names", ()))
+
     def build(self, seed: int, device: torch.device | str = "cpu") -> "EnsembleScene":
         """Every particle at a start of its own."""
         return EnsembleScene(self, [self.of.build(derive(seed, "particle", k), device) for k in range(self.particles)])

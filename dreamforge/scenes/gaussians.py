@@ -96,6 +96,11 @@ class Gaussians:
                 f"{self.opacity} were given; 0 to 3, 0 or more, above 0 and between 0 and 1 are expected."
             )
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What a term's ``parts`` may name."""
+        return tuple(self.groups)
+
     def build(self, seed: int, device: torch.device | str = "cpu") -> "GaussianScene":
         """The scene at its start; drawn on the CPU, so that every device starts the same."""
         if not self.groups:
@@ -194,12 +199,7 @@ class GaussianScene:
         One group alone is seen in its own frame, in the middle and at its own size, as if the cameras had been made for
         it: so a prior that knows single objects sees it in a term with ``parts: [hat]``.
         """
-        if parts and not self.groups:
-            raise DreamforgeError(
-                f"parts {list(parts)} of a Gaussians scene were asked for, but it has none; leave parts out, or give "
-                "it groups."
-            )
-        shown = chosen(parts, self.groups.names) if self.groups else []
+        shown = chosen(parts, self.spec.part_names)
         behind = self.sky.seen(cameras, self.spec.backend) if background is None else background
         rows = self._rows(shown)
         picture, seen = splat_render(

@@ -109,6 +109,10 @@ def chosen(parts: Sequence[str] | None, names: Sequence[str]) -> list[str]:
 
     Raises DreamforgeError, with the nearest name, for a part that is not there.
     """
+    if parts and not names:
+        raise DreamforgeError(
+            f"parts {list(parts)} of a scene were asked for, but it has none; leave parts out, or give it groups."
+        )
     for part in parts or ():
         if part not in names:
             near = difflib.get_close_matches(part, names, n=1, cutoff=0.0)[0]
