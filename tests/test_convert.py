@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import trimesh
 
 from dreamforge.geometry.distance import signed_distance
 from dreamforge.geometry.points import face_areas, on_surface
@@ -201,6 +202,21 @@ def test_distances_are_signed_and_true() -> None:
     mesh = SdfMesh(resolution=32, radius=0.5).build(0).extract(256)  # faces of 7 mm
     found = signed_distance(replace(mesh, faces=mesh.faces[torch.arange(len(mesh.faces)) % 50 != 0]), points, 1.05)
     assert ((found < 0) == (exact < 0))[exact.abs() > 0.03].all(), "small holes let nothing out"
+
+
+def test_distances_are_fine_near_smooth_faces_and_hold_at_edges() -> None:
+    """Of a ball and of a box, which are known."""
+    points = torch.rand(30000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    half = torch.tensor([0.5, 0.6, 0.4])
+    beyond = points.abs() - half
+    box = trimesh.creation.box((2 * half).tolist()).subdivide_to_size(0.05)
+    for solid, exact in (
+        (trimesh.creation.icosphere(subdivisions=6, radius=0.9), points.norm(dim=1) - 0.9),
+        (box, beyond.clamp_min(0).norm(dim=1) + beyond.amax(1).clamp_max(0)),
+    ):
+        mesh = Mesh(torch.from_numpy(solid.vertices).float(), torch.from_numpy(solid.faces).long())
+        wrong = (signed_distance(mesh, points, 1.05) - exact).abs()
+        assert torch.quantile(wrong[exact.abs() < 0.01], 0.98) < 2e-4 and wrong.max() < 2e-2
 
 
 def test_far_from_a_surface_its_faces_may_look_the_wrong_way() -> None:
