@@ -133,6 +133,16 @@ def test_a_field_hardens_between_two_steps() -> None:
     torch.testing.assert_close(scene.field(place)[0], 10 * soft)
     resumed.load_state(scene.state())
     torch.testing.assert_close(resumed.field(place), (10 * soft, color))
+    assert (scene.step, spec.samples_at(20)) == (2 / spec.samples, spec.hard_samples)
+    fine = replace(spec, hard_samples=4 * spec.samples).build(0)
+    fine.adapt(18, 0)
+    assert fine.step == 2 / spec.samples
+    fine.adapt(19, 0)
+    assert fine.step == 0.5 / spec.samples
+    resumed = replace(spec, hard_samples=4 * spec.samples).build(0)
+    resumed.load_state(fine.state())
+    assert resumed.step == fine.step
+    assert replace(spec, harden_until=0, harden_from=0).samples_at(99) == spec.samples
     for wrong in ({"harden_from": 20}, {"harden_from": 21}, {"harden_from": -1}):
         with pytest.raises(DreamforgeError, match="harden_from < harden_until"):
             replace(spec, **wrong)

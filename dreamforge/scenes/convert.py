@@ -63,7 +63,7 @@ class Effort:
 
 USUAL = Effort()
 # a mesh is drawn at twice the resolution, and its start is nearly right
-MESH = Effort(pictures=150, resolution=128, rate=0.3)
+MESH = Effort(pictures=200, resolution=128, rate=0.3)
 # Gaussians are widened by a part of a pixel (3DGS), so they are larger in small pictures: a mesh that learns from 128
 # pixels is a pixel too large at 256
 SPLATS_MESH = Effort(pictures=60, resolution=256, rate=0.3)

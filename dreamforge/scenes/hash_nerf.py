@@ -34,12 +34,13 @@ class HashNerf:
     units in ``layers`` layers answers (raw density, raw colour); density = ``density_scale`` softplus(raw + blob(p))
     in 1/m, colour = sigmoid. Short runs want a ``density_scale`` above 1: Adam moves raw by some tens at most. It
     grows to ``hard_scale``, by the same factor every step, between the steps ``harden_from`` and ``harden_until`` (0:
-    it stays): outlines become as sharp as a mesh's, once their place is known. Blob,
-    "magic3d": ``blob_scale`` (1 - |p| / ``blob_std``); "dreamfusion": ``blob_scale`` exp(-|p|^2 / (2 ``blob_std``^2));
-    Magic3D's values are scale 10, std 0.5, DreamFusion's 5 and 0.2. ``samples`` stand across the 2 metres of the
-    volume. The density is looked up in all ``occupancy_cells``^3 cells every ``occupancy_every`` steps.
-    ``sparse_adam``: entries of the table that no sample of a step lies beside rest, with their moments. ``half_table``
-    is read in float16, the table learns in float32. ``backend`` of all operations: "torch" is the readable reference.
+    it stays): outlines become as sharp as a mesh's, once their place is known. Blob, "magic3d": ``blob_scale`` (1 -
+    |p| / ``blob_std``); "dreamfusion": ``blob_scale`` exp(-|p|^2 / (2 ``blob_std``^2)); Magic3D's values are scale 10,
+    std 0.5, DreamFusion's 5 and 0.2. ``samples`` stand across the 2 metres of the volume, ``hard_samples`` from the
+    step ``harden_until`` on. The density is looked up in all ``occupancy_cells``^3 cells every ``occupancy_every``
+    steps. ``sparse_adam``: entries of the table that no sample of a step lies beside rest, with their moments.
+    ``half_table`` is read in float16, the table learns in float32. ``backend`` of all operations: "torch" is the
+    readable reference.
     ``background``: "solid" ``background_color``; "learned", one colour that starts there; "environment", a network
     from the ray's direction to a colour. ``normals`` adds rendered normals (four times the work).
 
@@ -63,6 +64,7 @@ class HashNerf:
     hard_scale: float = 1.0
     harden_from: int = 0
     harden_until: int = 0
+    hard_samples: int = 64
     blob: Literal["magic3d", "dreamfusion"] = "magic3d"
     blob_scale: float = 10.0
     blob_std: float = 0.5
@@ -101,6 +103,7 @@ class HashNerf:
             "hard_scale",
             "blob_std",
             "samples",
+            "hard_samples",
             "occupancy_cells",
             "occupancy_every",
         ]
@@ -130,6 +133,10 @@ class HashNerf:
         scale: float = self.density_scale * (self.hard_scale / self.density_scale) ** share
         return scale
 
+    def samples_at(self, age: int) -> int:
+        """Across the volume after ``age`` steps: of a surface thinner than a step, a picture is noise of the shifts."""
+        return self.hard_samples if 0 < self.harden_until <= age else self.samples
+
     @property
     def grid(self) -> HashGrid:
         growth = (self.finest / self.coarsest) ** (1 / max(self.levels - 1, 1))
@@ -144,7 +151,7 @@ class HashNerfScene:
     """A ``Scene``: table and weights of the field, weights of the background, running opacity of the occupancy."""
 
     def __init__(self, spec: HashNerf, seed: int, device: torch.device | str) -> None:
-        self.spec, self.grid, self.step = spec, spec.grid, 2 * BOUND / spec.samples
+        self.spec, self.grid = spec, spec.grid
         draws = generator(seed, "hash_nerf")
         widths = [self.grid.width, *[spec.hidden] * spec.layers, 4 if spec.material == "none" else 6]
         self.table = self.grid.table(draws).to(device).requires_grad_()
@@ -159,6 +166,11 @@ class HashNerfScene:
         self.opacity = torch.zeros([spec.occupancy_cells] * 3, device=device)
         for look in range(2):
             self._survey(generator(seed, "occupancy", look), decay=1.0)
+
+    @property
+    def step(self) -> float:
+        """Metres between samples."""
+        return 2 * BOUND / self.spec.samples_at(int(self.age))
 
     def field(self, position: Tensor, reach: float = 0.0) -> tuple[Tensor, Tensor]:
         """``position [N,3]`` in the world -> density ``[N]`` in 1/m and colour ``[N,3]``, as shown or albedo.
