@@ -34,7 +34,8 @@ class Cameras:
     """A batch of B pinhole cameras of one size, and the orbit they came from.
 
     ``camera_to_world [B,4,4]``, ``intrinsics [B,3,3]`` in pixels, ``azimuth``, ``elevation`` (radians) and
-    ``distance`` (metres to the world's origin), each ``[B]``. Make them with ``cameras.orbit``.
+    ``distance`` (metres to the world's origin), each ``[B]``. Make them with ``cameras.orbit``. Cameras that stand in
+    an object's own frame have ``placed [4,4]``, which leads from there to the world, where the lights are.
     """
 
     camera_to_world: Tensor
@@ -44,6 +45,7 @@ class Cameras:
     azimuth: Tensor
     elevation: Tensor
     distance: Tensor
+    placed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -53,7 +55,8 @@ class Cameras:
         return replace(self, **picked)
 
     def to(self, device: torch.device | str) -> "Cameras":
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.type is Tensor})
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.type is Tensor}
+        return replace(self, **moved, placed=None if self.placed is None else self.placed.to(device))
 
 
 @dataclass(frozen=True)

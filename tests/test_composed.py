@@ -233,6 +233,18 @@ def test_an_object_hides_what_is_behind_it() -> None:
     torch.testing.assert_close(seen.depth[:, 10, 10, 0], torch.full((2,), 3 - 0.5 - 0.3 * 0.8), rtol=0, atol=0.02)
 
 
+def test_a_turned_ball_is_lit_from_the_same_side() -> None:
+    """The light stands in the world: a ball on its head is still bright above."""
+    lit = replace(SOLID, radius=0.8, shading="soft")
+    pictures = []
+    for turn in ((0.0, 0.0, 0.0), (180.0, 0.0, 0.0)):
+        with torch.no_grad():
+            scene = Composed({"ball": Placed(lit, (0, 0, 0), turn, 0.5), "other": Placed(SOLID, (3, 0, 0))}).build(0)
+            pictures.append(scene.render(cameras(1), BLACK, 0).rgb[0, 5:-5, 10].mean(1))
+    torch.testing.assert_close(*pictures, rtol=0, atol=0.02)
+    assert pictures[0][2] > 1.2 * pictures[0][-3], "above it is brighter"
+
+
 def test_gradients_reach_every_object_and_the_sky_and_only_who_is_shown_adapts() -> None:
     scene = replace(MIXED, background="environment").build(0)
     scene.render(cameras(3), None, 2).rgb.square().sum().backward()

@@ -1,6 +1,7 @@
 """Lights and what stands behind: closed forms."""
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from dreamforge.cameras import orbit, rays
 from dreamforge.render.light import lights_near, linear_to_srgb, point_shading, shading, srgb_to_linear
 from dreamforge.rng import generator
-from dreamforge.scenes.lit import Lit
+from dreamforge.scenes.lit import Kind, Lit
+from dreamforge.scenes.placing import Frame
 from dreamforge.scenes.sky import Sky
 from dreamforge.types import Cameras
 
@@ -20,9 +22,13 @@ def front(views: int, distance: float = 3.0) -> Cameras:
     return orbit(torch.zeros(views), torch.zeros(views), distance, 0.8, 4, 4)
 
 
+def places(cameras: Cameras) -> torch.Tensor:
+    return cameras.camera_to_world[:, :3, 3]
+
+
 def test_lights_come_from_about_the_side_of_their_camera() -> None:
     for distance in (1.0, 3.0):
-        lights = lights_near(front(4000, distance), torch.Generator().manual_seed(0))
+        lights = lights_near(places(front(4000, distance)), torch.Generator().manual_seed(0))
         away = lights.norm(dim=1)
         assert 0.8 <= away.min() < 0.81 and 1.49 < away.max() <= 1.5
         assert float(away.mean()) == pytest.approx(1.15, abs=0.01)
@@ -55,7 +61,7 @@ def test_a_random_light_is_drawn_by_the_seed_of_a_render() -> None:
     for seed in (1, 2):
         draws = generator(seed, "light")
         torch.rand(2, generator=draws)
-        factor = point_shading(normal, position, lights_near(cameras, draws)[view])
+        factor = point_shading(normal, position, lights_near(places(cameras), draws)[view])
         for lit, linear in ((textured, srgb_to_linear(albedo)), (white, torch.ones(2, 3))):
             shade = lit.shade(cameras, 0, seed)
             assert shade is not None
@@ -68,6 +74,27 @@ def test_the_soft_light_dims_colors_in_linear_light() -> None:
     albedo, normal = torch.tensor([[0.9, 0.4, 0.1]]), torch.tensor([[1.0, 0.0, 0.0]])
     wanted = linear_to_srgb(srgb_to_linear(albedo) * 0.725)
     torch.testing.assert_close(shade(albedo, normal, normal, torch.tensor([0])), wanted)
+
+
+@pytest.mark.parametrize("width", [3, 5])
+@pytest.mark.parametrize("kind", ["soft", "random"])
+def test_in_a_frame_of_its_own_an_object_is_lit_by_the_light_of_the_world(kind: Kind, width: int) -> None:
+    """Of a frame within a frame: as its points and normals, taken to the world, are lit there."""
+    draws = torch.Generator().manual_seed(0)
+    base, view = torch.rand(50, width, generator=draws), torch.arange(50) % 2
+    position = torch.rand(50, 3, generator=draws) - 0.5
+    normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=draws), dim=1)
+    outer = Frame.of((0.1, -0.2, 0.3), (20.0, -70.0, 130.0), 0.6)
+    inner = Frame.of((-0.3, 0.2, 0.1), (0.0, 50.0, -30.0), 0.5)
+    cameras = orbit(torch.tensor([0.3, 1.4]), torch.tensor([0.2, 0.5]), 3.0, 0.8, 4, 4)
+    lit = Lit(kind, textureless=0.0)
+    there, here = (lit.shade(one, 1, 4) for one in (cameras, inner.looked_into(outer.looked_into(cameras))))
+    assert there is not None and here is not None
+    in_world = outer.outwards(inner.outwards(position))
+    wanted = there(base, normal @ (outer.turn @ inner.turn).t(), in_world, view)
+    torch.testing.assert_close(here(base, normal, position, view), wanted, rtol=0, atol=1e-5)
+    alone = lit.shade(replace(inner.looked_into(cameras), placed=None), 1, 4)
+    assert alone is not None and not torch.allclose(alone(base, normal, position, view), wanted, atol=0.05)
 
 
 def test_when_a_light_is_drawn() -> None:

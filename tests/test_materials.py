@@ -72,7 +72,7 @@ def test_pixels_show_the_material_under_the_light_of_all_pictures(kind: str, mon
 def test_pixels_show_the_material_under_a_point(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dreamforge.render.pbr.START", SHINY)
     lights = torch.tensor([[0.0, 1.2, 0.5], [0.5, 0.3, 1.0]])
-    monkeypatch.setattr("dreamforge.scenes.lit.lights_near", lambda cameras, draws: lights)
+    monkeypatch.setattr("dreamforge.scenes.lit.lights_near", lambda where, draws: lights)
     scene, cameras = ball(kind, **POINT), around(2, size=25)
     with torch.no_grad():
         rgb = scene.render(cameras, torch.zeros(3), 3).rgb

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamforge.types import Cameras
-
 
 @dataclass(frozen=True)
 class Light:
@@ -33,10 +31,9 @@ def shading(normals: Tensor, light: Light = SOFT) -> Tensor:
     return light.ambient + light.diffuse * (0.5 + 0.5 * (normals * direction).sum(-1, keepdim=True))
 
 
-def lights_near(cameras: Cameras, draws: torch.Generator) -> Tensor:
-    """One point light a view, ``[B,3]`` in the world: from about the camera's side, 0.8 to 1.5 metres from the origin
-    (DreamFusion, appendix A.2, with threestudio's numbers)."""
-    where = cameras.camera_to_world[:, :3, 3]
+def lights_near(where: Tensor, draws: torch.Generator) -> Tensor:
+    """One point light for each camera at ``where [B,3]`` in the world: from about its side, 0.8 to 1.5 metres from the
+    origin (DreamFusion, appendix A.2, with threestudio's numbers)."""
     side = torch.nn.functional.normalize(where + torch.randn(where.shape, generator=draws).to(where), dim=-1)
     return side * (0.8 + 0.7 * torch.rand(len(where), 1, generator=draws).to(where))
 

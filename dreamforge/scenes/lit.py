@@ -30,24 +30,29 @@ class Lit:
 
     def shade(self, cameras: Cameras, age: int, seed: int) -> Shade | None:
         """How a render of ``cameras`` with this ``seed`` is lit after ``age`` steps; None: colours are shown as they
-        are. Previews, which have seed 0, are never lit at random."""
+        are. Previews, which have seed 0, are never lit at random. The lights stand in the world, also of cameras that
+        stand in an object's own frame."""
         if self.kind == "none":
             return None
-        eyes = cameras.camera_to_world[:, :3, 3]
+        eyes, stand = cameras.camera_to_world[:, :3, 3], cameras.placed
         if self.kind == "soft":
 
             def soft(base: Tensor, normal: Tensor, position: Tensor, view: Tensor) -> Tensor:
                 albedo, material = pbr.parted(base)
+                upright = _turned(normal, stand)
                 if material is None:
-                    return _shown(srgb_to_linear(albedo) * shading(normal))
-                return _shown(pbr.under_soft(srgb_to_linear(albedo), material, normal, _to(eyes, position, view)))
+                    return _shown(srgb_to_linear(albedo) * shading(upright))
+                to_eye = _turned(_to(eyes, position, view), stand)
+                return _shown(pbr.under_soft(srgb_to_linear(albedo), material, upright, to_eye))
 
             return soft
         draws = generator(seed, "light")
         lot, white = torch.rand(2, generator=draws).tolist()
         if seed == 0 or age < self.start or lot >= self.share:
             return None
-        lights = lights_near(cameras, draws)
+        lights = lights_near(eyes if stand is None else _moved(eyes, stand), draws)
+        if stand is not None:
+            lights = _moved(lights, torch.linalg.inv(stand))
 
         def random(base: Tensor, normal: Tensor, position: Tensor, view: Tensor) -> Tensor:
             albedo, material = pbr.parted(base)
@@ -63,6 +68,15 @@ class Lit:
 def _to(points: Tensor, position: Tensor, view: Tensor) -> Tensor:
     """Unit directions ``[S,3]`` from each position to its view's point of ``points [B,3]``."""
     return torch.nn.functional.normalize(points.index_select(0, view) - position, dim=-1)
+
+
+def _turned(directions: Tensor, stand: Tensor | None) -> Tensor:
+    """Unit directions ``[S,3]`` of a frame that stands at ``stand [4,4]``, alike along all axes, in the world."""
+    return directions if stand is None else directions @ (stand[:3, :3] / stand[:3, 0].norm()).t()
+
+
+def _moved(points: Tensor, pose: Tensor) -> Tensor:
+    return points @ pose[:3, :3].t() + pose[:3, 3]
 
 
 def _shown(linear: Tensor) -> Tensor:

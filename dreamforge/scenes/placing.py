@@ -40,17 +40,21 @@ class Frame:
         return (self.turn.t() * (points - self.position)[:, None]).sum(-1) / self.scale
 
     def looked_into(self, cameras: Cameras) -> Cameras:
-        """The same cameras in this frame: they see the same picture there, at 1 / scale of the depth."""
+        """The same cameras in this frame, which know where it stands: they see the same picture, at 1 / scale of the
+        depth."""
         pose = cameras.camera_to_world.clone()
         pose[:, :3, :3] = self.turn.t() @ cameras.camera_to_world[:, :3, :3]
         pose[:, :3, 3] = place = self.inwards(cameras.camera_to_world[:, :3, 3])
         distance = place.norm(dim=1)
+        stand = torch.eye(4).to(pose)
+        stand[:3, :3], stand[:3, 3] = self.turn * self.scale, self.position
         return replace(
             cameras,
             camera_to_world=pose,
             azimuth=torch.atan2(place[:, 0], place[:, 2]),
             elevation=torch.asin((place[:, 1] / distance.clamp_min(1e-9)).clamp(-1, 1)),
             distance=distance,
+            placed=stand if cameras.placed is None else cameras.placed @ stand,
         )
 
 
