@@ -13,6 +13,24 @@ from tests.agreement import assert_agrees
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats")
 
 
+def one(
+    x: float = 0.0, y: float = 0.0, z: float = 2.0, scale: float = 0.1, opacity: float = 0.8, **more: Any
+) -> dict[str, Any]:
+    """A round red Gaussian before a camera of 20 x 12 pixels and a focal length of 40."""
+    K = torch.tensor([[[40.0, 0, 10], [0, 40, 6], [0, 0, 1]]])
+    return {
+        "means": torch.tensor([[x, y, z]]),
+        "quats": torch.tensor([[2.0, 0, 0, 0]]),
+        "scales": torch.full((1, 3), scale),
+        "opacities": torch.tensor([opacity]),
+        "colors": torch.tensor([[1.0, 0.25, 0]]),
+        "viewmats": torch.eye(4)[None],
+        "Ks": K,
+        "width": 20,
+        "height": 12,
+    } | more
+
+
 def cameras(count: int, width: int, height: int, distance: float = 3.0) -> tuple[Tensor, Tensor]:
     """``viewmats [count,4,4]`` around the origin that look at it, slightly from above, and ``Ks`` off the centre."""
     views = []
