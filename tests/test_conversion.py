@@ -87,9 +87,10 @@ def test_a_stage_says_how_much_work_its_conversion_is(tmp_path: Path, monkeypatc
     assert recipe.stages[0].conversion is None
     runs.generate(recipe, tmp_path / "two")
     assert given == [Effort(pictures=2, views=1, resolution=8)]
-    second["conversion"] = {"views": 0}
-    with pytest.raises(DreamforgeError, match="sizes of at least 1"):
-        config.load("default", TINY, {"stages": [{"steps": 1}, second]})
+    for wrong in ({"views": 0}, {"points": -1}, {"rate": 0}, {"rate": float("inf")}):
+        second["conversion"] = wrong
+        with pytest.raises(DreamforgeError, match="sizes of at least 1 and a rate above 0"):
+            config.load("default", TINY, {"stages": [{"steps": 1}, second]})
     second["conversion"] = {"picture": 2}
     with pytest.raises(DreamforgeError, match="did you mean 'pictures'"):
         config.load("default", TINY, {"stages": [{"steps": 1}, second]})
