@@ -101,6 +101,17 @@ def test_a_scene_of_the_same_kind_and_sizes_is_taken_over_as_it_is(sources: dict
     assert len(other.state()["distance"]) == 21**3, "of other sizes it is converted"
 
 
+@pytest.mark.parametrize("other", [{"density_scale": 50.0}, {"blob_scale": 2.0}, {"background": "learned"}])
+def test_a_field_that_reads_the_same_numbers_otherwise_learns_them(
+    other: dict[str, Any], sources: dict[str, Scene]
+) -> None:
+    spec = replace(SPECS["nerf"], **other)
+    made = convert(sources["nerf"], spec, 1, CPU, SMALL)
+    assert agreement(sources["nerf"], made, 3, 96, 0, CPU).union > 20
+    rates = convert(sources["nerf"], replace(SPECS["nerf"], lr_mlp=1e-3), 1, CPU, SMALL).state()
+    assert all(torch.equal(rates[name], one) for name, one in sources["nerf"].state().items())
+
+
 def test_a_mesh_of_its_own_coordinates_is_made_of_any_scene(sources: dict[str, Scene]) -> None:
     made = convert(sources["mesh"], Textured(size=64), 1, CPU, replace(SMALL, pictures=5))
     assert isinstance(made, TexturedScene) and made.extract(16).texture is not None

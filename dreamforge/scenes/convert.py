@@ -111,8 +111,8 @@ def usual(source: Scene, spec: Any) -> Effort:
 
 
 def _taken_over(source: Scene, spec: Any, seed: int, device: torch.device) -> Scene | None:
-    """The scene of ``spec`` with the state of ``source``, where it is of the same kind and has tensors of the same
-    sizes: a mesh whose texture alone learns from now on, a field with other rates."""
+    """The scene of ``spec`` with the state of ``source``, where it is of the same kind, has tensors of the same sizes
+    and reads them as the same density: a mesh whose texture alone learns from now on, a field with other rates."""
     scene: Scene = spec.build(seed, device)
     if type(scene) is not type(source):
         return None
@@ -120,6 +120,12 @@ def _taken_over(source: Scene, spec: Any, seed: int, device: torch.device) -> Sc
     if own.keys() != given.keys() or any(own[name].shape != given[name].shape for name in own):
         return None
     scene.load_state(given)
+    if isinstance(scene, HashNerfScene) and isinstance(source, HashNerfScene):  # a table says nothing by itself
+        place = (torch.rand(1 << 12, 3, generator=generator(seed, "same")) * 2 - 1).to(device)
+        with torch.no_grad():
+            density, wanted = (one.field(place)[0] for one in (scene, source))
+        if not torch.allclose(density, wanted, rtol=1e-3):
+            return None
     return scene
 
 
