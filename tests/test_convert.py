@@ -25,7 +25,7 @@ from dreamforge.scenes.convert import (
     usual,
 )
 from dreamforge.scenes.gaussians import Gaussians
-from dreamforge.scenes.hash_nerf import HashNerf
+from dreamforge.scenes.hash_nerf import HashNerf, HashNerfScene
 from dreamforge.scenes.mesh import SdfMesh
 from dreamforge.scenes.textured import Textured, TexturedScene
 from dreamforge.types import DreamforgeError, Mesh, NoMesh, Scene
@@ -136,6 +136,32 @@ def test_a_conversion_to_a_mesh_begins_by_matching_outlines(
     assert float((plain.distance - made.state()["distance"]).mean().detach()) > 0.01
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_a_field_learns_what_stands_where_it_had_nothing(half: bool) -> None:
+    """A ball at the side, outside of the blob that the field starts with."""
+    aside = ball(0.25)
+    aside = replace(aside, vertices=aside.vertices + torch.tensor([0.65, 0.0, 0.0]))
+    source = mesh_around(aside, SPECS["mesh"], 0, CPU)
+    spec = replace(SPECS["nerf"], half_table=half)
+    made = convert(source, spec, 1, CPU, SMALL)
+    assert isinstance(made, HashNerfScene)
+    assert agreement(source, made, 3, 96, 0, CPU).union > 18
+    assert made.half is None or torch.equal(made.half, made.table.half())
+
+
+def test_the_rate_falls_to_a_tenth(sources: dict[str, Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def heard(
+        source: Scene, target: Scene, cameras: Any, behind: Any, optimiser: torch.optim.Optimizer, seed: int
+    ) -> None:
+        rates.append(optimiser.param_groups[0]["lr"])
+
+    monkeypatch.setattr(conversions, "descend", heard)
+    convert(sources["mesh"], SPECS["gaussians"], 1, CPU, Effort(pictures=100))
+    assert rates == pytest.approx([rates[0] * 0.1 ** (step / 100) for step in range(100)])
+
+
 def test_an_effort_has_its_rate(sources: dict[str, Scene]) -> None:
     """Adam's first step is as long as the rate."""
 
@@ -171,6 +197,16 @@ def test_agreement_is_the_psnr_over_both_foregrounds(sources: dict[str, Scene]) 
     found = agreement(grey, lighter, 2, 64, 0, CPU)
     assert found.union == pytest.approx(20.0, abs=0.3), "the edges, over white, differ less"
     assert found.solid == pytest.approx(20.0, abs=1e-3)
+
+
+def test_agreement_counts_what_one_of_both_covers() -> None:
+    """Balls of two sizes, both mid-grey: their rims differ from white by 1/2, what both cover not at all."""
+    small, large = (replace(SPECS["mesh"], radius=radius).build(0) for radius in (0.4, 0.5))
+    for scene in (small, large):
+        scene.color.weights[-1].detach().zero_()
+    found = agreement(small, large, 4, 96, 0, CPU)
+    assert found.solid > 60
+    assert found.union == pytest.approx(-10 * math.log10(0.25 * (1 - 0.4**2 / 0.5**2)), abs=0.3)
 
 
 def test_points_on_a_surface_are_even_and_know_its_normal_and_color() -> None:
