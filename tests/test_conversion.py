@@ -53,8 +53,11 @@ def test_a_run_becomes_gaussians_and_says_so(run: runs.Run) -> None:
 
 def test_its_recipe_makes_it_again(run: runs.Run, tmp_path: Path) -> None:
     """From the prompt on, in the same bytes; also when it is stopped before the conversion."""
-    made = convert(run.path, "mesh", tmp_path / "mesh", ["resolution=16", "levels=3"])
-    assert isinstance(made.scene("cpu"), MeshScene)
+    said: list[str] = []
+    given = runs.Listener(say=said.append)
+    made = convert(run.path, "mesh", tmp_path / "mesh", ["resolution=16", "levels=3"], listener=given)
+    assert isinstance(made.scene("cpu"), MeshScene) and made.path == tmp_path / "mesh"
+    assert [line["step"] for line in made.metrics()] == [1, 2, 3, 4] and "extracting the surface" in said
     whole = runs.generate(config.load(made.path / "recipe.yaml"), tmp_path / "whole")
     assert whole.asset.read_bytes() == made.asset.read_bytes()
     assert [line["step"] for line in whole.metrics()] == [1, 2, 3, 4]
@@ -94,6 +97,23 @@ def test_a_stage_says_how_much_work_its_conversion_is(tmp_path: Path, monkeypatc
     second["conversion"] = {"picture": 2}
     with pytest.raises(DreamforgeError, match="did you mean 'pictures'"):
         config.load("default", TINY, {"stages": [{"steps": 1}, second]})
+
+
+def test_what_follows_has_the_terms_of_the_last_stage(tmp_path: Path) -> None:
+    stages = [{"steps": 1}, {"steps": 1, "views": 2}]
+    recipe = config.load("default", TINY, {"prompt": "a red mushroom", "stages": stages})
+    made = convert(runs.generate(recipe, tmp_path / "two").path, "gaussians", overrides=SMALL)
+    assert [term.views for stage in made.recipe.stages for term in stage.terms] == [1, 2, 2]
+
+
+def test_a_run_that_is_not_done_is_not_converted(tmp_path: Path) -> None:
+    recipe = config.load("default", TINY, {"prompt": "a red mushroom"})
+    seen: list[int] = []
+    stop = runs.Listener(step=lambda progress: seen.append(progress.done), stop=lambda: len(seen) > 1)
+    with pytest.raises(runs.Interrupted):
+        runs.generate(recipe, tmp_path / "stopped", listener=stop)
+    with pytest.raises(DreamforgeError, match=r"is not done: finish it with 'dreamforge resume"):
+        convert(tmp_path / "stopped", "mesh")
 
 
 def test_what_cannot_be_is_told(run: runs.Run, tmp_path: Path) -> None:

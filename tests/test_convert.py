@@ -266,6 +266,20 @@ def test_distances_are_fine_near_smooth_faces_and_hold_at_edges() -> None:
         assert torch.quantile(wrong[exact.abs() < 0.01], 0.98) < 2e-4 and wrong.max() < 2e-2
 
 
+def test_beside_an_edge_the_other_face_says_on_which_side() -> None:
+    """The nearest of the points may lie on the face that is seen from its side, which calls the air inside."""
+    half, draws = torch.tensor([0.5, 0.6, 0.4]), torch.Generator().manual_seed(0)
+    solid = trimesh.creation.box((2 * half).tolist()).subdivide_to_size(0.05)
+    box = Mesh(torch.from_numpy(solid.vertices).float(), torch.from_numpy(solid.faces).long())
+    points = half * torch.tensor([1.0, 1, 0]) + torch.tensor([0.06, 0.06, 0.7]) * (
+        torch.rand(20000, 3, generator=draws) - 0.5
+    )
+    beyond = points - half * torch.tensor([1.0, 1, 1])
+    exact = beyond[:, :2].clamp_min(0).norm(dim=1) + beyond[:, :2].amax(1).clamp_max(0)
+    wrong = (signed_distance(box, points, 1.05) < 0) != (exact < 0)
+    assert int(wrong[exact.abs() > 5e-3].sum()) <= 3, "16 by the nearest alone"
+
+
 def test_far_from_a_surface_its_faces_may_look_the_wrong_way() -> None:
     """A ball every tenth face of which is turned inside out: the voxels know."""
     mesh = ball()
