@@ -117,7 +117,7 @@ class Stage:
                 f"{', '.join(FILES)}."
             )
         names = getattr(self.scene, "part_names", None)  # a scene that does not say them checks what it is asked for
-        if names is not None:
+        if names is not None and self.steps:
             for term in self.terms:
                 chosen(term.parts, names)
 

@@ -210,6 +210,9 @@ def test_parts_that_a_scene_does_not_have_are_seen_before_anything_is_made(aroun
     with pytest.raises(DreamforgeError, match="no part 'hut' in this scene: did you mean 'hat'"):
         config.build({**FLAT, "stages": [{}, later]})
     assert config.build({**FLAT, "stages": [{}, {**later, "terms": [{"parts": ["head"]}]}]})
+    only_converts = {"steps": 0, "scene": "gaussians.Gaussians"}  # its terms, those of before, are never asked
+    whole = config.build({**FLAT, "scene": scene, "terms": [{"parts": ["hat"]}], "stages": [{}, only_converts]})
+    assert whole.stages[1].terms[0].parts == ("hat",)
     with pytest.raises(DreamforgeError, match=r"parts \['hat'\] of a scene were asked for, but it has none"):
         config.build({**FLAT, "scene": "gaussians.Gaussians", "terms": [{"parts": ["hat"]}]})
     with pytest.raises(DreamforgeError, match="no part 'hat'"):

@@ -42,9 +42,10 @@ class Ensemble:
             )
 
     @property
-    def part_names(self) -> tuple[str, ...]:
-        """What a term's ``parts`` may name."""
-        return tuple(getattr(self.of, "part_names", ()))
+    def part_names(self) -> tuple[str, ...] | None:
+        """What a term's ``parts`` may name; None where the particles do not say."""
+        names: tuple[str, ...] | None = getattr(self.of, "part_names", None)
+        return names
 
     def build(self, seed: int, device: torch.device | str = "cpu") -> "EnsembleScene":
         """Every particle at a start of its own."""
