@@ -15,10 +15,13 @@ gradients   the engine divides a guidance's gradient by the number of views, nev
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dreamforge.scenes.placing import Frame
 
 
 class DreamforgeError(ValueError):
@@ -35,7 +38,7 @@ class Cameras:
 
     ``camera_to_world [B,4,4]``, ``intrinsics [B,3,3]`` in pixels, ``azimuth``, ``elevation`` (radians) and
     ``distance`` (metres to the world's origin), each ``[B]``. Make them with ``cameras.orbit``. Cameras that stand in
-    an object's own frame have ``placed [4,4]``, which leads from there to the world, where the lights are.
+    an object's own frame have ``placed``, where it stands in the world: the lights are there.
     """
 
     camera_to_world: Tensor
@@ -45,7 +48,7 @@ class Cameras:
     azimuth: Tensor
     elevation: Tensor
     distance: Tensor
-    placed: Tensor | None = None
+    placed: "Frame | None" = None
 
     def __len__(self) -> int:
         return len(self.azimuth)

@@ -123,7 +123,7 @@ class ComposedScene:
         """
         frame = self.frames[name]
         seen = self.objects[name].render(frame.looked_into(cameras), torch.zeros_like(self.sky.color), seed)
-        normal = None if seen.normal is None else (frame.turn * seen.normal[..., None, :]).sum(-1)
+        normal = None if seen.normal is None else frame.turned(seen.normal)
         return RenderOutput(seen.rgb, seen.alpha, seen.depth * frame.scale, normal)
 
     def param_groups(self) -> list[ParamGroup]:
@@ -211,8 +211,8 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
 
 
 def _moved(mesh: Mesh, frame: Frame) -> Mesh:
-    there = Frame(frame.turn.to(mesh.vertices), frame.position.to(mesh.vertices), frame.scale)
-    normals = None if mesh.normals is None else (there.turn * mesh.normals[:, None]).sum(-1)
+    there = frame.to(mesh.vertices.device)
+    normals = None if mesh.normals is None else there.turned(mesh.normals)
     return replace(mesh, vertices=there.outwards(mesh.vertices), normals=normals)
 
 

@@ -34,25 +34,25 @@ class Lit:
         stand in an object's own frame."""
         if self.kind == "none":
             return None
-        eyes, stand = cameras.camera_to_world[:, :3, 3], cameras.placed
+        eyes, frame = cameras.camera_to_world[:, :3, 3], cameras.placed
         if self.kind == "soft":
 
             def soft(base: Tensor, normal: Tensor, position: Tensor, view: Tensor) -> Tensor:
                 albedo, material = pbr.parted(base)
-                upright = _turned(normal, stand)
+                normal = normal if frame is None else frame.turned(normal)
                 if material is None:
-                    return _shown(srgb_to_linear(albedo) * shading(upright))
-                to_eye = _turned(_to(eyes, position, view), stand)
-                return _shown(pbr.under_soft(srgb_to_linear(albedo), material, upright, to_eye))
+                    return _shown(srgb_to_linear(albedo) * shading(normal))
+                to_eye = _to(eyes, position, view)
+                to_eye = to_eye if frame is None else frame.turned(to_eye)
+                return _shown(pbr.under_soft(srgb_to_linear(albedo), material, normal, to_eye))
 
             return soft
         draws = generator(seed, "light")
         lot, white = torch.rand(2, generator=draws).tolist()
         if seed == 0 or age < self.start or lot >= self.share:
             return None
-        lights = lights_near(eyes if stand is None else _moved(eyes, stand), draws)
-        if stand is not None:
-            lights = _moved(lights, torch.linalg.inv(stand))
+        lights = lights_near(eyes if frame is None else frame.outwards(eyes), draws)
+        lights = lights if frame is None else frame.inwards(lights)
 
         def random(base: Tensor, normal: Tensor, position: Tensor, view: Tensor) -> Tensor:
             albedo, material = pbr.parted(base)
@@ -68,15 +68,6 @@ class Lit:
 def _to(points: Tensor, position: Tensor, view: Tensor) -> Tensor:
     """Unit directions ``[S,3]`` from each position to its view's point of ``points [B,3]``."""
     return torch.nn.functional.normalize(points.index_select(0, view) - position, dim=-1)
-
-
-def _turned(directions: Tensor, stand: Tensor | None) -> Tensor:
-    """Unit directions ``[S,3]`` of a frame that stands at ``stand [4,4]``, alike along all axes, in the world."""
-    return directions if stand is None else directions @ (stand[:3, :3] / stand[:3, 0].norm()).t()
-
-
-def _moved(points: Tensor, pose: Tensor) -> Tensor:
-    return points @ pose[:3, :3].t() + pose[:3, 3]
 
 
 def _shown(linear: Tensor) -> Tensor:

@@ -31,9 +31,21 @@ class Frame:
         turn = rotations(quaternion(rotation_deg)[None])[0]
         return Frame(turn.to(device), torch.tensor(position, device=device), scale)
 
+    def to(self, device: torch.device | str) -> "Frame":
+        return Frame(self.turn.to(device), self.position.to(device), self.scale)
+
+    def within(self, outer: "Frame") -> "Frame":
+        """This frame, which stands in ``outer``, in what ``outer`` stands in."""
+        position = outer.outwards(self.position[None])[0]
+        return Frame(outer.turn @ self.turn, position, outer.scale * self.scale)
+
+    def turned(self, directions: Tensor) -> Tensor:
+        """Own directions ``[...,3]`` in the world."""
+        return (self.turn * directions[..., None, :]).sum(-1)
+
     def outwards(self, points: Tensor) -> Tensor:
         """Own points ``[N,3]`` in the world."""
-        return (self.turn * (points * self.scale)[:, None]).sum(-1) + self.position
+        return self.turned(points * self.scale) + self.position
 
     def inwards(self, points: Tensor) -> Tensor:
         """Points ``[N,3]`` of the world in this frame."""
@@ -46,15 +58,13 @@ class Frame:
         pose[:, :3, :3] = self.turn.t() @ cameras.camera_to_world[:, :3, :3]
         pose[:, :3, 3] = place = self.inwards(cameras.camera_to_world[:, :3, 3])
         distance = place.norm(dim=1)
-        stand = torch.eye(4).to(pose)
-        stand[:3, :3], stand[:3, 3] = self.turn * self.scale, self.position
         return replace(
             cameras,
             camera_to_world=pose,
             azimuth=torch.atan2(place[:, 0], place[:, 2]),
             elevation=torch.asin((place[:, 1] / distance.clamp_min(1e-9)).clamp(-1, 1)),
             distance=distance,
-            placed=stand if cameras.placed is None else cameras.placed @ stand,
+            placed=self if cameras.placed is None else self.within(cameras.placed),
         )
 
 
