@@ -112,6 +112,14 @@ def test_a_field_that_reads_the_same_numbers_otherwise_learns_them(
     assert all(torch.equal(rates[name], one) for name, one in sources["nerf"].state().items())
 
 
+def test_colors_in_another_grid_of_the_same_size_are_learnt() -> None:
+    """Tables as large as they may be have the same size for any grid."""
+    full = replace(SPECS["mesh"], coarsest=24)
+    mesh = mesh_around(ball(), full, 0, CPU)
+    made = convert(mesh, replace(full, finest=48), 1, CPU, SMALL)
+    assert agreement(mesh, made, 3, 96, 0, CPU).union > 20
+
+
 def test_a_mesh_of_its_own_coordinates_is_made_of_any_scene(sources: dict[str, Scene]) -> None:
     made = convert(sources["mesh"], Textured(size=64), 1, CPU, replace(SMALL, pictures=5))
     assert isinstance(made, TexturedScene) and made.extract(16).texture is not None

@@ -112,7 +112,7 @@ def usual(source: Scene, spec: Any) -> Effort:
 
 def _taken_over(source: Scene, spec: Any, seed: int, device: torch.device) -> Scene | None:
     """The scene of ``spec`` with the state of ``source``, where it is of the same kind, has tensors of the same sizes
-    and reads them as the same density: a mesh whose texture alone learns from now on, a field with other rates."""
+    and reads the same from them: a mesh whose texture alone learns from now on, a field with other rates."""
     scene: Scene = spec.build(seed, device)
     if type(scene) is not type(source):
         return None
@@ -120,13 +120,17 @@ def _taken_over(source: Scene, spec: Any, seed: int, device: torch.device) -> Sc
     if own.keys() != given.keys() or any(own[name].shape != given[name].shape for name in own):
         return None
     scene.load_state(given)
-    if isinstance(scene, HashNerfScene) and isinstance(source, HashNerfScene):  # a table says nothing by itself
-        place = (torch.rand(1 << 12, 3, generator=generator(seed, "same")) * 2 - 1).to(device)
-        with torch.no_grad():
-            density, wanted = (one.field(place)[0] for one in (scene, source))
-        if not torch.allclose(density, wanted, rtol=1e-3):
-            return None
-    return scene
+    place = (torch.rand(1 << 12, 3, generator=generator(seed, "same")) * 2 - 1).to(device)
+    read = zip(_answers(scene, place), _answers(source, place), strict=True)
+    return scene if all(torch.allclose(one, two, rtol=1e-3, atol=1e-4) for one, two in read) else None
+
+
+@torch.no_grad()
+def _answers(scene: Scene, place: Tensor) -> tuple[Tensor, ...]:
+    """What a scene with a table, which says nothing by itself, reads from it at ``place [N,3]``."""
+    if isinstance(scene, HashNerfScene):
+        return scene.field(place)
+    return (scene.color.base(place),) if isinstance(scene, MeshScene) else ()
 
 
 # ---- what is where
