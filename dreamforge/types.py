@@ -15,13 +15,10 @@ gradients   the engine divides a guidance's gradient by the number of views, nev
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from dreamforge.scenes.placing import Frame
 
 
 class DreamforgeError(ValueError):
@@ -30,6 +27,38 @@ class DreamforgeError(ValueError):
 
 class NoMesh(DreamforgeError):
     """Raised by ``Scene.extract`` of a scene that has no surface (a 2D canvas)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an object stands in the world: x_world = turn (scale x) + position.
+
+    ``turn [3,3]`` a rotation, ``position [3]`` in metres, ``scale`` above 0. Make one with ``placing.frame``.
+    """
+
+    turn: Tensor
+    position: Tensor
+    scale: float
+
+    def to(self, device: torch.device | str) -> "Frame":
+        return Frame(self.turn.to(device), self.position.to(device), self.scale)
+
+    def within(self, outer: "Frame") -> "Frame":
+        """This frame, which stands in ``outer``, in what ``outer`` stands in."""
+        position = outer.outwards(self.position[None])[0]
+        return Frame(outer.turn @ self.turn, position, outer.scale * self.scale)
+
+    def turned(self, directions: Tensor) -> Tensor:
+        """Own directions ``[...,3]`` in the world."""
+        return (self.turn * directions[..., None, :]).sum(-1)
+
+    def outwards(self, points: Tensor) -> Tensor:
+        """Own points ``[N,3]`` in the world."""
+        return self.turned(points * self.scale) + self.position
+
+    def inwards(self, points: Tensor) -> Tensor:
+        """Points ``[N,3]`` of the world in this frame."""
+        return (self.turn.t() * (points - self.position)[:, None]).sum(-1) / self.scale
 
 
 @dataclass(frozen=True)
@@ -48,7 +77,7 @@ class Cameras:
     azimuth: Tensor
     elevation: Tensor
     distance: Tensor
-    placed: "Frame | None" = None
+    placed: Frame | None = None
 
     def __len__(self) -> int:
         return len(self.azimuth)

@@ -20,7 +20,7 @@ from dreamforge.scenes.gaussians import Gaussians
 from dreamforge.scenes.groups import Group
 from dreamforge.scenes.hash_nerf import HashNerf, HashNerfScene
 from dreamforge.scenes.mesh import SdfMesh
-from dreamforge.scenes.placing import Frame
+from dreamforge.scenes.placing import frame, looked_into
 from dreamforge.types import Cameras, DreamforgeError, Mesh, NoMesh
 
 NERF = HashNerf(levels=2, log2_entries=8, coarsest=4, finest=8, hidden=8, samples=64, occupancy_cells=8, normals=True,
@@ -110,7 +110,7 @@ def test_an_object_that_is_placed_is_one_seen_by_cameras_that_are_moved(kind: st
     clear = expected.alpha[..., 0] > 0.2
     torch.testing.assert_close(seen.depth[clear], expected.depth[clear] * 0.6, rtol=0, atol=1e-3)
     assert seen.normal is not None and expected.normal is not None
-    matrix = Frame.of((0, 0, 0), TURN, 1.0).turn
+    matrix = frame((0, 0, 0), TURN, 1.0).turn
     torch.testing.assert_close(seen.normal[clear], expected.normal[clear] @ matrix.t(), rtol=0, atol=5e-3)
 
 
@@ -125,7 +125,7 @@ def test_a_turn_about_y_shows_the_front_to_the_camera_at_that_azimuth(kind: str)
     with torch.no_grad():
         seen, expected = scene.render(there, GREY, 3), own.render(front, GREY, 3)
     torch.testing.assert_close(seen.rgb, expected.rgb, rtol=0, atol=2e-4)
-    looked = scene.frames["it"].looked_into(there)
+    looked = looked_into(scene.frames["it"], there)
     torch.testing.assert_close(looked.azimuth, front.azimuth, rtol=0, atol=1e-5)
     torch.testing.assert_close(looked.elevation, front.elevation, rtol=0, atol=1e-5)
     torch.testing.assert_close(looked.distance, front.distance)

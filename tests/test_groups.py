@@ -20,7 +20,7 @@ from dreamforge.render.splat import gaussian_field, rotations, splat_render, tur
 from dreamforge.scenes.composed import Composed, Placed
 from dreamforge.scenes.gaussians import Gaussians, GaussianScene
 from dreamforge.scenes.groups import Group
-from dreamforge.scenes.placing import Frame, product, quaternion
+from dreamforge.scenes.placing import frame, looked_into, product, quaternion
 from dreamforge.types import Cameras, DreamforgeError, HasSplats, Splats
 
 TURN = (20.0, -70.0, 130.0)
@@ -97,10 +97,10 @@ def test_a_group_is_its_gaussians_seen_by_cameras_that_are_moved(degree: int, an
     far = {**TWO, "two": replace(TWO["two"], position=(0.0, 0.0, -60.0), scale=0.01)}
     scene = shaken(replace(SPEC, groups=far, sh_degree=degree, antialiased=antialiased, normals=True).build(0))
     one, place = own(scene, 0), TWO["one"]
-    frame = Frame.of(place.position, place.rotation_deg, place.scale)
+    placed = frame(place.position, place.rotation_deg, place.scale)
     with torch.no_grad():
         seen = scene.render(cameras(), GREY, 0)
-        looked = frame.looked_into(cameras())
+        looked = looked_into(placed, cameras())
         expected, _ = splat_render(one, looked, GREY, normals=True, antialiased=antialiased)
     there = expected.alpha[..., 0] > 0.05
     assert 0.05 < there.float().mean() < 0.9
@@ -108,7 +108,7 @@ def test_a_group_is_its_gaussians_seen_by_cameras_that_are_moved(degree: int, an
     torch.testing.assert_close(seen.alpha[there], expected.alpha[there], rtol=0, atol=3e-4)
     torch.testing.assert_close(seen.depth[there], expected.depth[there] * place.scale, rtol=0, atol=2e-3)
     assert seen.normal is not None and expected.normal is not None
-    turned = expected.normal[there] @ frame.turn.t()
+    turned = expected.normal[there] @ placed.turn.t()
     assert float((seen.normal[there] * turned).sum(-1).median()) > 0.9999
     with torch.no_grad():
         alone = scene.render(cameras(), GREY, 0, ["one"])

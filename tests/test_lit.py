@@ -11,7 +11,7 @@ from dreamforge.cameras import orbit, rays
 from dreamforge.render.light import lights_near, linear_to_srgb, point_shading, shading, srgb_to_linear
 from dreamforge.rng import generator
 from dreamforge.scenes.lit import Kind, Lit
-from dreamforge.scenes.placing import Frame
+from dreamforge.scenes.placing import frame, looked_into
 from dreamforge.scenes.sky import Sky
 from dreamforge.types import Cameras
 
@@ -84,16 +84,16 @@ def test_in_a_frame_of_its_own_an_object_is_lit_by_the_light_of_the_world(kind: 
     base, view = torch.rand(50, width, generator=draws), torch.arange(50) % 2
     position = torch.rand(50, 3, generator=draws) - 0.5
     normal = torch.nn.functional.normalize(torch.randn(50, 3, generator=draws), dim=1)
-    outer = Frame.of((0.1, -0.2, 0.3), (20.0, -70.0, 130.0), 0.6)
-    inner = Frame.of((-0.3, 0.2, 0.1), (0.0, 50.0, -30.0), 0.5)
+    outer = frame((0.1, -0.2, 0.3), (20.0, -70.0, 130.0), 0.6)
+    inner = frame((-0.3, 0.2, 0.1), (0.0, 50.0, -30.0), 0.5)
     cameras = orbit(torch.tensor([0.3, 1.4]), torch.tensor([0.2, 0.5]), 3.0, 0.8, 4, 4)
     lit = Lit(kind, textureless=0.0)
-    there, here = (lit.shade(one, 1, 4) for one in (cameras, inner.looked_into(outer.looked_into(cameras))))
+    there, here = (lit.shade(one, 1, 4) for one in (cameras, looked_into(inner, looked_into(outer, cameras))))
     assert there is not None and here is not None
     in_world = outer.outwards(inner.outwards(position))
     wanted = there(base, normal @ (outer.turn @ inner.turn).t(), in_world, view)
     torch.testing.assert_close(here(base, normal, position, view), wanted, rtol=0, atol=1e-5)
-    alone = lit.shade(replace(inner.looked_into(cameras), placed=None), 1, 4)
+    alone = lit.shade(replace(looked_into(inner, cameras), placed=None), 1, 4)
     assert alone is not None and not torch.allclose(alone(base, normal, position, view), wanted, atol=0.05)
 
 

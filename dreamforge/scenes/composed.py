@@ -10,11 +10,12 @@ from torch import Tensor
 from dreamforge.render.layers import composited
 from dreamforge.render.volume import Field
 from dreamforge.rng import derive, generator
+from dreamforge.scenes import placing
 from dreamforge.scenes.convert import HasField
-from dreamforge.scenes.placing import Frame, check_names, check_place, chosen
+from dreamforge.scenes.placing import check_names, check_place, chosen
 from dreamforge.scenes.sky import Kind, Sky
 from dreamforge.scenes.state import restore
-from dreamforge.types import Cameras, DreamforgeError, Mesh, ParamGroup, RenderOutput, Scene, State
+from dreamforge.types import Cameras, DreamforgeError, Frame, Mesh, ParamGroup, RenderOutput, Scene, State
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class ComposedScene:
             name: one.scene.build(derive(seed, "object", name), device) for name, one in spec.objects.items()
         }
         self.frames = {
-            name: Frame.of(one.position, one.rotation_deg, one.scale, device) for name, one in spec.objects.items()
+            name: placing.frame(one.position, one.rotation_deg, one.scale, device) for name, one in spec.objects.items()
         }
         self.steps = torch.zeros(len(self.objects), dtype=torch.int64)  # in which each object has learnt
         self.sky = Sky(spec.background, spec.background_color, generator(seed, "sky"), device)
@@ -122,7 +123,7 @@ class ComposedScene:
         A scene may hold its picture within [0, 1], as Gaussians do: over black that cuts off the least.
         """
         frame = self.frames[name]
-        seen = self.objects[name].render(frame.looked_into(cameras), torch.zeros_like(self.sky.color), seed)
+        seen = self.objects[name].render(placing.looked_into(frame, cameras), torch.zeros_like(self.sky.color), seed)
         normal = None if seen.normal is None else frame.turned(seen.normal)
         return RenderOutput(seen.rgb, seen.alpha, seen.depth * frame.scale, normal)
 

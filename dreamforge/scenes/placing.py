@@ -3,69 +3,41 @@
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dreamforge.render.splat import rotations
-from dreamforge.types import Cameras, DreamforgeError
+from dreamforge.types import Cameras, DreamforgeError, Frame
 
 
-@dataclass(frozen=True)
-class Frame:
-    """x_world = turn (scale x) + position: ``turn [3,3]`` a rotation, ``position [3]`` in metres, ``scale`` above 0."""
+def frame(
+    position: tuple[float, float, float],
+    rotation_deg: tuple[float, float, float],
+    scale: float,
+    device: torch.device | str = "cpu",
+) -> Frame:
+    """See ``quaternion`` for ``rotation_deg``."""
+    turn = rotations(quaternion(rotation_deg)[None])[0]
+    return Frame(turn.to(device), torch.tensor(position, device=device), scale)
 
-    turn: Tensor
-    position: Tensor
-    scale: float
 
-    @staticmethod
-    def of(
-        position: tuple[float, float, float],
-        rotation_deg: tuple[float, float, float],
-        scale: float,
-        device: torch.device | str = "cpu",
-    ) -> "Frame":
-        """See ``quaternion`` for ``rotation_deg``."""
-        turn = rotations(quaternion(rotation_deg)[None])[0]
-        return Frame(turn.to(device), torch.tensor(position, device=device), scale)
-
-    def to(self, device: torch.device | str) -> "Frame":
-        return Frame(self.turn.to(device), self.position.to(device), self.scale)
-
-    def within(self, outer: "Frame") -> "Frame":
-        """This frame, which stands in ``outer``, in what ``outer`` stands in."""
-        position = outer.outwards(self.position[None])[0]
-        return Frame(outer.turn @ self.turn, position, outer.scale * self.scale)
-
-    def turned(self, directions: Tensor) -> Tensor:
-        """Own directions ``[...,3]`` in the world."""
-        return (self.turn * directions[..., None, :]).sum(-1)
-
-    def outwards(self, points: Tensor) -> Tensor:
-        """Own points ``[N,3]`` in the world."""
-        return self.turned(points * self.scale) + self.position
-
-    def inwards(self, points: Tensor) -> Tensor:
-        """Points ``[N,3]`` of the world in this frame."""
-        return (self.turn.t() * (points - self.position)[:, None]).sum(-1) / self.scale
-
-    def looked_into(self, cameras: Cameras) -> Cameras:
-        """The same cameras in this frame, which know where it stands: they see the same picture, at 1 / scale of the
-        depth."""
-        pose = cameras.camera_to_world.clone()
-        pose[:, :3, :3] = self.turn.t() @ cameras.camera_to_world[:, :3, :3]
-        pose[:, :3, 3] = place = self.inwards(cameras.camera_to_world[:, :3, 3])
-        distance = place.norm(dim=1)
-        return replace(
-            cameras,
-            camera_to_world=pose,
-            azimuth=torch.atan2(place[:, 0], place[:, 2]),
-            elevation=torch.asin((place[:, 1] / distance.clamp_min(1e-9)).clamp(-1, 1)),
-            distance=distance,
-            placed=self if cameras.placed is None else self.within(cameras.placed),
-        )
+def looked_into(frame: Frame, cameras: Cameras) -> Cameras:
+    """The same cameras in this frame, which know where it stands: they see the same picture, at 1 / scale of the
+    depth."""
+    pose = cameras.camera_to_world.clone()
+    pose[:, :3, :3] = frame.turn.t() @ cameras.camera_to_world[:, :3, :3]
+    pose[:, :3, 3] = place = frame.inwards(cameras.camera_to_world[:, :3, 3])
+    distance = place.norm(dim=1)
+    return replace(
+        cameras,
+        camera_to_world=pose,
+        azimuth=torch.atan2(place[:, 0], place[:, 2]),
+        elevation=torch.asin((place[:, 1] / distance.clamp_min(1e-9)).clamp(-1, 1)),
+        distance=distance,
+        placed=frame if cameras.placed is None else frame.within(cameras.placed),
+    )
 
 
 def quaternion(rotation_deg: tuple[float, float, float]) -> Tensor:
