@@ -166,7 +166,7 @@ def numbered(packed: Packed, near: Tensor, step: float, shift: Tensor) -> set[tu
 
 @at_every_level
 @pytest.mark.parametrize(
-    ("cells", "filled", "step"), [(6, 0.2, 0.05), (48, 0.05, 0.03), (33, 0.9, 0.002), (1, 1.0, 0.1)]
+    ("cells", "filled", "step"), [(6, 0.2, 0.05), (48, 0.05, 0.03), (33, 0.9, 0.002), (1, 1.0, 0.1), (50, 0.001, 0.01)]
 )
 def test_the_core_finds_the_samples_of_the_reference(cells: int, filled: float, step: float, level: int) -> None:
     """But for points on the border of two cells, which a rounding may give to either: one in a thousand at most."""

@@ -14,7 +14,7 @@ from dreamforge.types import State
 MESH = {"use": "mesh.SdfMesh", "resolution": 8, "levels": 3, "log2_entries": 9, "finest": 16}
 TEXELS = {"use": "textured.Textured", "size": 64}
 FIELD = TEXELS | {"texture": "field", "levels": 3, "log2_entries": 9, "finest": 16}
-GEOMETRY = {"distance", "moves", "weights", "vertices", "faces", "normals", "uv"}
+GEOMETRY = {"distance", "moves", "alpha", "beta", "gamma", "vertices", "faces", "normals", "uv"}
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,8 @@ def neighbours(faces: Tensor) -> Tensor:
         raise DreamforgeError(f"faces {list(faces.shape)} were given, but [F,3] is expected.")
     if len(faces) == 0:
         return torch.zeros(0, 3, dtype=torch.int64, device=faces.device)
-    ends = torch.stack([faces[:, [1, 2, 0]], faces[:, [2, 0, 1]]], -1).long().view(-1, 2)
-    key = ends.amin(1) * (faces.max() + 1) + ends.amax(1)
+    start, end = (faces[:, turn].long().flatten() for turn in ([1, 2, 0], [2, 0, 1]))
+    key = torch.minimum(start, end) * (faces.max() + 1) + torch.maximum(start, end)
     key, order = key.sort(stable=True)
     same = torch.cat([key.new_zeros(1), (key[1:] == key[:-1]).long(), key.new_zeros(2)])  # as the one before
     first = ((same[:-2] == 0) & (same[1:-1] == 1) & (same[2:] == 0))[: len(key)].nonzero().squeeze(1)

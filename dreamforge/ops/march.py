@@ -18,7 +18,8 @@ from dreamforge.ops.dispatch import Backend, call, choose
 from dreamforge.ops.peers import render_nerfacc
 from dreamforge.types import DreamforgeError
 
-CHANNELS = 8  # of values that the core has room for; as in extensions/include/march.h
+CHANNELS = 8  # of values that the core has room for; this and the next as in extensions/include/march.h
+BLOCK = 4  # cells along the side of a block, which a ray leaps over where all of them are empty
 
 
 @dataclass(frozen=True)
@@ -247,8 +248,8 @@ class MarchArgs(ctypes.Structure):
     """``MarchArgs`` of extensions/include/march.h."""
 
     _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("origins", "directions", "shift", "occupancy", "bits", "first", "ray")],
-        *[(name, ctypes.c_void_p) for name in ("t", "position")],
+        *[(name, ctypes.c_void_p) for name in ("origins", "directions", "shift", "occupancy", "bits")],
+        *[(name, ctypes.c_void_p) for name in ("blocks", "first", "ray", "t", "position")],
         ("rays", ctypes.c_int64),
         ("samples", ctypes.c_int64),
         ("cells", ctypes.c_int32),
@@ -283,17 +284,18 @@ def sample_native(
     """``sample`` by the compiled core: count, sum up, fill."""
     cells, rays = len(occupancy), len(origins)
     given = [tensor.contiguous() for tensor in (origins, directions, shift, occupancy)]
-    bits = torch.empty(-(-(cells**3) // 32), dtype=torch.int32, device=origins.device)
+    words = [-(-(side**3) // 32) for side in (cells, -(-cells // BLOCK))]
+    bits, blocks = torch.empty(sum(words), dtype=torch.int32, device=origins.device).split(words)
     first = torch.zeros(rays + 1, dtype=torch.int64, device=origins.device)
-    pointers = [tensor.data_ptr() for tensor in (*given, bits, first)]
+    pointers = [tensor.data_ptr() for tensor in (*given, bits, blocks, first)]
     sizes = (cells, bound, step)
-    _run("march_pack", bits, len(bits), MarchArgs(*pointers, None, None, None, rays, 0, *sizes), level)
+    _run("march_pack", bits, sum(words), MarchArgs(*pointers, None, None, None, rays, 0, *sizes), level)
     _run("march_count", bits, rays, MarchArgs(*pointers, None, None, None, rays, 0, *sizes), level)
     first = first.cumsum(0)
     samples = int(first[-1])
     ray = torch.empty(samples, dtype=torch.int64, device=origins.device)
     t, position = origins.new_empty(samples), origins.new_empty(3, samples)
-    pointers = [tensor.data_ptr() for tensor in (*given, bits, first, ray, t, position)]
+    pointers = [tensor.data_ptr() for tensor in (*given, bits, blocks, first, ray, t, position)]
     _run("march_fill", bits, rays, MarchArgs(*pointers, rays, samples, *sizes), level)
     return Packed(ray, t, position.t(), first)
 

@@ -75,7 +75,8 @@ class Drawn:
             backend=self._backend,
         )
         share = self._oversample
-        mean = smooth.view(views, height // share, share, width // share, share, 8).mean((2, 4))
+        rows = smooth.view(views, height // share, share, -1).sum(2)  # in two steps: one takes six times as long
+        mean = rows.view(views, height // share, width // share, share, 8).sum(3) / share**2
         alpha = mean[..., 3:4]
         behind = background.expand(views, 3)[:, None, None] if background.ndim < 4 else background
         return RenderOutput(

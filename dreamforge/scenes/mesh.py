@@ -87,7 +87,9 @@ class MeshScene:
         learns = spec.learn != "texture"
         self.distance = (self.points.norm(dim=1) - spec.radius).requires_grad_(learns)
         self.moves = torch.zeros_like(self.points).requires_grad_(learns)
-        self.weights = torch.zeros(len(cubes), 21, device=device).requires_grad_(learns)
+        shapes = {"alpha": (8,), "beta": (12,), "gamma": ()}  # of FlexiCubes
+        none = {name: torch.zeros(len(cubes), *shape, device=device) for name, shape in shapes.items()}
+        self.weights = {name: one.requires_grad_(learns) for name, one in none.items()}
         growth = (spec.finest / spec.coarsest) ** (1 / max(spec.levels - 1, 1))
         sizes = HashGrid(spec.levels, spec.features, spec.log2_entries, spec.coarsest, growth)
         draws = generator(seed, "mesh")
@@ -105,14 +107,14 @@ class MeshScene:
         if spec.surface == "tetrahedra":
             vertices, faces = marching_tetrahedra(points, self.distance, spec.resolution, backend=spec.backend)
             return Triangles.of(vertices, faces), None
-        alpha, beta, gamma = self.weights.split([8, 12, 1], 1)
+        alpha, beta, gamma = self.weights.values()
         vertices, faces, deviation = flexicubes(
             points,
             self.distance,
             spec.resolution,
             alpha=alpha,
             beta=beta,
-            gamma=gamma[:, 0],
+            gamma=gamma,
             training=training,
             backend=spec.backend,
         )
@@ -144,13 +146,13 @@ class MeshScene:
 
     def _crossed(self) -> Tensor:
         """The distances at both ends of the grid's edges that the surface crosses: ``[E,2]``."""
-        box = self.distance.view([self.spec.resolution + 1] * 3)
-        ends = [
-            torch.stack([box.narrow(axis, 0, self.spec.resolution), box.narrow(axis, 1, self.spec.resolution)], -1)
-            for axis in range(3)
-        ]
-        pairs = torch.cat([one.reshape(-1, 2) for one in ends])
-        return pairs[(pairs[:, 0] < 0) != (pairs[:, 1] < 0)]
+        box, size = self.distance.view([self.spec.resolution + 1] * 3), self.spec.resolution
+        pairs = []
+        for axis in range(3):
+            low, high = box.narrow(axis, 0, size), box.narrow(axis, 1, size)
+            crossed = ((low < 0) != (high < 0)).nonzero(as_tuple=True)
+            pairs.append(torch.stack([low[crossed], high[crossed]], -1))
+        return torch.cat(pairs)
 
     def param_groups(self) -> list[ParamGroup]:
         spec = self.spec
@@ -161,7 +163,7 @@ class MeshScene:
                 {"params": [self.moves], "lr": spec.lr_moves, "name": "moves"},
             ]
             if spec.surface == "flexicubes":
-                groups.append({"params": [self.weights], "lr": spec.lr_weights, "name": "weights"})
+                groups.append({"params": [*self.weights.values()], "lr": spec.lr_weights, "name": "weights"})
         if spec.learn != "geometry":
             groups += [
                 {"params": [self.color.table], "lr": spec.lr_encoding, "name": "encoding"},
@@ -216,5 +218,5 @@ class MeshScene:
         restore(self._tensors(), state, "SdfMesh")
 
     def _tensors(self) -> State:
-        grown = {"distance": self.distance, "moves": self.moves, "weights": self.weights, "age": self.age}
+        grown = {"distance": self.distance, "moves": self.moves, "age": self.age, **self.weights}
         return {**grown, **self.color.tensors(), **self.sky.tensors()}

@@ -17,13 +17,8 @@ static void for_rays(int64_t rays, const Body& body) {
 }
 
 void march_pack(const MarchArgs& args) {
-    const int64_t cells = int64_t(args.cells) * args.cells * args.cells;
-    for (int64_t word = 0; word < (cells + 31) / 32; ++word) {
-        uint32_t bits = 0;
-        for (int64_t i = 32 * word; i < least(32 * word + 32, cells); ++i)
-            bits |= uint32_t(args.occupancy[i] != 0) << (i & 31);
-        args.bits[word] = bits;
-    }
+    const int64_t words = march_words(args.cells) + march_words(blocks_of(args));
+    for (int64_t word = 0; word < words; ++word) march_pack_word(args, word);
 }
 
 void march_count(const MarchArgs& args) {

@@ -7,12 +7,8 @@ using namespace dreamforge;
 using namespace dreamforge::DF_LEVEL;
 
 DF_KERNEL(march_pack, MarchArgs) {
-    const int64_t cells = int64_t(args.cells) * args.cells * args.cells, word = thread_in_row();
-    if (word >= (cells + 31) / 32) return;
-    uint32_t bits = 0;
-    for (int64_t i = 32 * word; i < 32 * word + 32 && i < cells; ++i)
-        bits |= uint32_t(args.occupancy[i] != 0) << (i & 31);
-    args.bits[word] = bits;
+    const int64_t word = thread_in_row();
+    if (word < march_words(args.cells) + march_words(blocks_of(args))) march_pack_word(args, word);
 }
 
 DF_KERNEL(march_count, MarchArgs) {
