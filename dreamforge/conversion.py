@@ -18,7 +18,14 @@ from dreamforge.types import DreamforgeError
 # sizes for an asset of the default recipe; a recipe's stages state their own
 TARGETS: dict[str, dict[str, Any]] = {
     "mesh": {"use": "mesh.SdfMesh", "resolution": 80, "levels": 8, "finest": 256},
-    "gaussians": {"use": "gaussians.Gaussians", "count": 20_000, "capacity": 20_000, "strategy": "none"},
+    # not widened by a part of a pixel, so that they look alike at any size of the picture
+    "gaussians": {
+        "use": "gaussians.Gaussians",
+        "count": 20_000,
+        "capacity": 20_000,
+        "strategy": "none",
+        "antialiased": True,
+    },
     "hash_nerf": {"use": "hash_nerf.HashNerf", "levels": 8, "finest": 128, "samples": 128, "density_scale": 10.0},
 }
 

@@ -41,32 +41,34 @@ class HasField(Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """``points`` steps at ``batch`` points, for radiance fields alone, then ``pictures`` steps at ``views`` pictures of
-    ``resolution`` pixels each, at ``rate`` times the target's own learning rates."""
+    """``points`` steps at ``batch`` points, for radiance fields alone, then ``steps`` steps at ``views`` each of
+    ``pictures`` pictures of ``resolution`` pixels, at ``rate`` times the target's own learning rates."""
 
     points: int = 200
     batch: int = 1 << 15
-    pictures: int = 250
+    steps: int = 250
     views: int = 2
+    pictures: int = 120
     resolution: int = 192
     rate: float = 1.0
 
     def __post_init__(self) -> None:
-        steps, sizes = (self.points, self.pictures), (self.batch, self.views, self.resolution)
+        steps, sizes = (self.points, self.steps), (self.batch, self.views, self.pictures, self.resolution)
         if min(steps) < 0 or min(sizes) < 1 or not 0 < self.rate < math.inf:
             raise DreamforgeError(
-                f"'conversion' was given points {self.points}, batch {self.batch}, pictures {self.pictures}, views "
-                f"{self.views}, resolution {self.resolution} and rate {self.rate}, but 0 or more steps, sizes of at "
-                "least 1 and a rate above 0 are expected."
+                f"'conversion' was given points {self.points}, batch {self.batch}, steps {self.steps}, views "
+                f"{self.views}, pictures {self.pictures}, resolution {self.resolution} and rate {self.rate}, but 0 or "
+                "more steps, sizes of at least 1 and a rate above 0 are expected."
             )
 
 
 USUAL = Effort()
+SPLATS = Effort(resolution=256)
 # a mesh is drawn at twice the resolution, and its start is nearly right
-MESH = Effort(pictures=200, resolution=128, rate=0.3)
-# Gaussians are widened by a part of a pixel (3DGS), so they are larger in small pictures: a mesh that learns from 128
+MESH = Effort(steps=200, pictures=160, rate=0.3)
+# Gaussians of 3DGS are widened by a part of a pixel, so they are larger in small pictures: a mesh that learns from 128
 # pixels is a pixel too large at 256
-SPLATS_MESH = Effort(pictures=60, resolution=256, rate=0.3)
+SPLATS_MESH = Effort(steps=60, resolution=256, rate=0.3)
 CHARTED = 64  # voxels along an edge of a surface that is unwrapped: xatlas takes seconds for its 20 000 triangles
 
 
@@ -82,6 +84,7 @@ def convert(
         return same
     effort = effort or usual(source, spec)
     say = on_step or (lambda done, steps: None)
+    to_come = _count(effort) + effort.steps
     target: GaussianScene | MeshScene | HashNerfScene | TexturedScene
     learnt = effort.points if isinstance(spec, HashNerf) else 0
     if isinstance(spec, Gaussians):
@@ -91,7 +94,7 @@ def convert(
         _match_outlines(source, target, seed)
     elif isinstance(spec, HashNerf):
         target = spec.build(seed, device)
-        _learn_field(source, target, effort, seed, lambda done: say(done, learnt + effort.pictures))
+        _learn_field(source, target, effort, seed, lambda done: say(done, learnt + to_come))
     elif isinstance(spec, Textured):
         target = TexturedScene(spec, source.extract(CHARTED), seed, device)
     else:
@@ -99,7 +102,7 @@ def convert(
             f"A scene was to be converted to {type(spec).__name__}, but only Gaussians, SdfMesh, Textured and HashNerf "
             "can be converted to; give the stage one of them, or 'from: scratch'."
         )
-    _learn_pictures(source, target, effort, seed, lambda done: say(learnt + done, learnt + effort.pictures))
+    _learn_pictures(source, target, effort, seed, lambda done: say(learnt + done, learnt + to_come))
     return target
 
 
@@ -107,7 +110,7 @@ def usual(source: Scene, spec: Any) -> Effort:
     """What a conversion takes where nothing is said: within a minute on two cores, for a default asset."""
     if isinstance(spec, SdfMesh | Textured):
         return SPLATS_MESH if isinstance(source, HasSplats) else MESH
-    return USUAL
+    return SPLATS if isinstance(spec, Gaussians) else USUAL
 
 
 def _taken_over(source: Scene, spec: Any, seed: int, device: torch.device) -> Scene | None:
@@ -206,27 +209,61 @@ def _learn_field(source: Scene, target: HashNerfScene, effort: Effort, seed: int
 # ---- what it looks like
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """What N ``cameras`` see of a source: ``rgb [N,H,W,3]`` over ``behind [N,3]``, ``alpha [N,H,W,1]``."""
+
+    cameras: Cameras
+    behind: Tensor
+    rgb: Tensor
+    alpha: Tensor
+
+    def __getitem__(self, index: Tensor) -> "Pictures":
+        return Pictures(self.cameras[index], self.behind[index], self.rgb[index], self.alpha[index])
+
+
+@torch.no_grad()
+def taken(
+    source: Scene, count: int, resolution: int, seed: int, device: torch.device, said: Callable[[int], None]
+) -> Pictures:
+    """``count`` pictures of the source from all around, one after another."""
+    cameras = AROUND.sample(count, resolution, 0.0, derive(seed, "cameras")).to(device)
+    behind = torch.rand(count, 3, generator=generator(seed, "background")).to(device)
+    found = []
+    for number in range(count):
+        one = torch.tensor([number], device=device)
+        seen = source.render(cameras[one], behind[one], derive(seed, "picture", number))
+        found.append((seen.rgb, seen.alpha))
+        said(number + 1)
+    rgb, alpha = (torch.cat(images) for images in zip(*found, strict=True))
+    return Pictures(cameras, behind, rgb, alpha)
+
+
 def _learn_pictures(source: Scene, target: Any, effort: Effort, seed: int, said: Callable[[int], None]) -> None:
-    optimiser = _optimiser(target)
-    rates = [effort.rate * group["lr"] for group in optimiser.param_groups]
-    for step in range(effort.pictures):
-        cameras = AROUND.sample(effort.views, effort.resolution, 0.0, derive(seed, "cameras", step))
-        behind = torch.rand(effort.views, 3, generator=generator(seed, "background", step))
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * 0.1 ** (step / effort.pictures)
-        descend(source, target, cameras, behind, optimiser, derive(seed, "render", step))
-        said(step + 1)
-
-
-def descend(
-    source: Scene, target: Any, cameras: Cameras, behind: Tensor, optimiser: torch.optim.Optimizer, seed: int
-) -> None:
-    """One step of ``target`` towards the pictures of ``source``: colours over ``behind``, and alpha."""
+    """Each picture is taken once, as a field takes longer to draw than most targets to learn, and looked at in turn."""
+    if effort.steps == 0:
+        return
+    optimiser, count = _optimiser(target), _count(effort)
     device = optimiser.param_groups[0]["params"][0].device
-    cameras, behind = cameras.to(device), behind.to(device)
-    with torch.no_grad():
-        wanted = source.render(cameras, behind, seed)
-    shown = target.render(cameras, behind, seed)
+    album = taken(source, count, effort.resolution, seed, device, said)
+    turns = -(-effort.steps * effort.views // count)
+    order = torch.cat([torch.randperm(count, generator=generator(seed, "order", turn)) for turn in range(turns)])
+    rates = [effort.rate * group["lr"] for group in optimiser.param_groups]
+    for step, shots in enumerate(order.split(effort.views)[: effort.steps]):
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * 0.1 ** (step / effort.steps)
+        descend(target, album[shots.to(device)], optimiser, derive(seed, "render", step))
+        said(count + step + 1)
+
+
+def _count(effort: Effort) -> int:
+    """How many pictures are taken: no more than are looked at."""
+    return min(effort.pictures, effort.steps * effort.views)
+
+
+def descend(target: Any, wanted: Pictures, optimiser: torch.optim.Optimizer, seed: int) -> None:
+    """One step of ``target`` towards pictures: colours over what is behind, and alpha."""
+    shown = target.render(wanted.cameras, wanted.behind, seed)
     loss = (shown.rgb - wanted.rgb).square().mean() + (shown.alpha - wanted.alpha).square().mean()
     optimiser.zero_grad()
     loss.backward()
