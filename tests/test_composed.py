@@ -172,7 +172,7 @@ def test_another_scene_goes_on_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
     places = {"a": (-0.5, 0.0, 0.0), "b": (0.5, 0.1, 0.0)}
     scene = Composed({name: Placed(replace(SOLID, radius=0.8), at, TURN, 0.4) for name, at in places.items()}).build(0)
     groups = {name: Group(150, at, (0.0, 20.0, 0.0), 0.4) for name, at in places.items()}
-    still, cpu = Effort(points=1, batch=64, pictures=0), torch.device("cpu")
+    still, cpu = Effort(points=1, batch=64, steps=0), torch.device("cpu")
     for spec in (Gaussians(count=300, capacity=300), Gaussians(capacity=300, groups=groups)):
         made = convert(scene, spec, 0, cpu, still)
         means = made.splats().means.detach()

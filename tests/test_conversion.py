@@ -25,8 +25,8 @@ SMALL = ["count=200", "capacity=300"]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversions of a few pictures."""
-    for name in ("MESH", "USUAL"):
-        monkeypatch.setattr(scenes_convert, name, Effort(points=2, batch=64, pictures=3, views=1, resolution=16))
+    for name in ("MESH", "SPLATS", "USUAL"):
+        monkeypatch.setattr(scenes_convert, name, Effort(points=2, batch=64, steps=3, views=1, resolution=16))
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +84,12 @@ def test_a_stage_says_how_much_work_its_conversion_is(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(scenes_convert, "_learn_pictures", heard)
     second = {"steps": 0, "scene": {"use": "gaussians.Gaussians", "count": 50, "capacity": 50}}
-    second["conversion"] = {"pictures": 2, "views": 1, "resolution": 8}
+    second["conversion"] = {"steps": 2, "views": 1, "resolution": 8}
     recipe = config.load("default", TINY, {"prompt": "a red mushroom", "stages": [{"steps": 1}, second]})
     assert config.build(yaml.safe_load(config.dump(recipe))) == recipe
     assert recipe.stages[0].conversion is None
     runs.generate(recipe, tmp_path / "two")
-    assert given == [Effort(pictures=2, views=1, resolution=8)]
+    assert given == [Effort(steps=2, views=1, resolution=8)]
     for wrong in ({"views": 0}, {"points": -1}, {"rate": 0}, {"rate": float("inf")}):
         second["conversion"] = wrong
         with pytest.raises(DreamforgeError, match="sizes of at least 1 and a rate above 0"):

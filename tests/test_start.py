@@ -139,9 +139,9 @@ def test_a_textured_scene_keeps_the_faces_and_the_picture() -> None:
 )
 def test_other_scenes_start_as_a_mesh_looks(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ball with a red and a green half: pictures agree with it, and far less with the ball turned around."""
-    few = convert.Effort(pictures=20, views=1, resolution=48)
-    monkeypatch.setattr(convert, "USUAL", few)
-    monkeypatch.setattr(convert, "MESH", replace(few, pictures=2))
+    few = convert.Effort(steps=20, views=1, resolution=48)
+    monkeypatch.setattr(convert, "SPLATS", few)
+    monkeypatch.setattr(convert, "MESH", replace(few, steps=2))
     halves = replace(ball(20), colors=torch.where(ball(20).vertices[:, :1] > 0, *torch.eye(3)[:2]))
     turned = replace(halves, vertices=halves.vertices * torch.tensor([-1.0, 1, -1]))
     found = scene_from(moved(halves), spec, 0, CPU)
