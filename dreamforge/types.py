@@ -147,6 +147,7 @@ class Mesh:
     ``vertices [V,3]`` float32, ``faces [F,3]`` int64 counter-clockwise seen from outside, ``normals [V,3]``,
     ``colors [V,3]``; or ``uv [V,2]`` (origin at the top left, as glTF) with ``texture [H,W,3]``. ``material``, metallic
     and roughness in [0, 1], linear, stands beside either: ``[V,2]`` beside colours, ``[H,W,2]`` beside a texture.
+    ``parts``: the names of its objects and how many faces each has, one after another; none where it is one whole.
     """
 
     vertices: Tensor
@@ -156,6 +157,7 @@ class Mesh:
     uv: Tensor | None = None
     texture: Tensor | None = None
     material: Tensor | None = None
+    parts: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

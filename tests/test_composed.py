@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 
 from dreamforge import config, losses, runs
 from dreamforge.cameras import orbit
+from dreamforge.geometry.parts import apart, joined
 from dreamforge.render.layers import composited
 from dreamforge.render.raster import render_mesh
 from dreamforge.scenes.canvas import Canvas
-from dreamforge.scenes.composed import Composed, ComposedScene, Placed, joined
+from dreamforge.scenes.composed import Composed, ComposedScene, Placed
 from dreamforge.scenes.convert import Effort, convert
 from dreamforge.scenes.gaussians import Gaussians
 from dreamforge.scenes.groups import Group
@@ -313,6 +314,12 @@ def test_meshes_are_joined_with_what_all_of_them_have() -> None:
     assert both.colors is not None and both.colors.shape == (6, 3)
     assert joined([rough, rough]).material is not None
     assert joined([plain, replace(plain, colors=None)]).colors is None
+    named = joined([plain, joined([rough, rough])], ["a", "b"])
+    assert named.parts == (("a", 1), ("b", 2)) and both.parts == ()
+    for one, given in zip(apart(named), [plain, joined([rough, rough])], strict=True):
+        assert torch.equal(one.vertices, given.vertices) and torch.equal(one.faces, given.faces) and one.parts == ()
+        assert one.colors is not None and one.normals is not None and one.material is None
+    assert apart(both) == [both]
 
 
 def test_an_object_without_a_mesh_is_named() -> None:

@@ -17,6 +17,7 @@ from dreamforge.export.ply import write_ply
 from dreamforge.export.prepare import prepare
 from dreamforge.export.read import load_mesh
 from dreamforge.export.write import export
+from dreamforge.geometry.parts import joined
 from dreamforge.types import DreamforgeError, Mesh
 from tests.meshes import ball, quad
 from tests.tools import gltf_reports, require_tool
@@ -148,11 +149,12 @@ def test_khronos_validator_has_nothing_to_say(tmp_path: Path) -> None:
     shining = prepare(shiny(ball(16)), 500, texture=64)
     assert shining.texture is not None and shining.material is not None
     meshes = {"painted ball": ball(), "quad": quad(), "plain": plain, "雪": prepare(ball(), 500), "maps": shining}
-    meshes |= {"shiny quad": shiny(quad()), "shiny ball": shiny(ball())}
+    meshes |= {"shiny quad": shiny(quad()), "shiny ball": shiny(ball()), "two": two_objects()}
+    meshes["two with maps"] = prepare(two_objects(), 400, texture=64)
     for name, mesh in meshes.items():
         write_glb(mesh, tmp_path / f"{name}.glb", EXTRAS)
     reports = gltf_reports(*sorted(tmp_path.iterdir()))
-    assert len(reports) == 7
+    assert len(reports) == len(meshes)
     for report in reports:
         assert report["issues"]["messages"] == []
         assert report["info"]["totalTriangleCount"] > 0
@@ -172,6 +174,40 @@ def test_a_missing_tool_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.Monk
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="no node"):
         require_tool(None, "no node")
+
+
+def two_objects() -> Mesh:
+    """A ball of 300 vertices or so and a smaller one beside it."""
+    small = replace(ball(12, 0.4), vertices=ball(12, 0.4).vertices + torch.tensor([1.2, 0, 0]))
+    return joined([ball(16), small], ["stone", "pebble"])
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj"])
+@pytest.mark.parametrize("texture", [0, 64])
+def test_parts_are_objects_of_their_names_to_others(tmp_path: Path, kind: str, texture: int) -> None:
+    mesh = prepare(two_objects(), 400, texture=texture)
+    assert [name for name, _ in mesh.parts] == ["stone", "pebble"] and len(mesh.faces) <= 400
+    export(mesh, tmp_path / f"a.{kind}", kind, EXTRAS)
+    found = trimesh.load_scene(tmp_path / f"a.{kind}", split_objects=True, group_material=False)
+    nodes = {name: found.geometry[found.graph[name][1]] for name in found.graph.nodes_geometry}
+    assert set(nodes) == {"stone", "pebble"}
+    for name, one in nodes.items():
+        assert len(one.faces) == dict(mesh.parts)[name] > 50
+        middle = 0.0 if name == "stone" else 1.2
+        assert one.bounds.mean(0) == pytest.approx([middle, 0, 0], abs=0.02)
+    back = load_mesh(tmp_path / f"a.{kind}")
+    assert (back.texture is None) == (texture == 0) and len(back.faces) == len(mesh.faces)
+    assert torch.equal(
+        back.vertices[back.faces].sum((0, 1)).round(decimals=2), mesh.vertices[mesh.faces].sum((0, 1)).round(decimals=2)
+    )
+
+
+def test_parts_stand_below_one_node_that_has_the_notes() -> None:
+    document = header(glb_bytes(two_objects(), EXTRAS))
+    assert document["scenes"] == [{"nodes": [0]}]
+    assert document["nodes"][0] == {"name": "asset", "children": [1, 2], "extras": EXTRAS}
+    assert document["nodes"][1:] == [{"name": "stone", "mesh": 0}, {"name": "pebble", "mesh": 1}]
+    assert [one["name"] for one in document["meshes"]] == ["stone", "pebble"]
 
 
 # --- the content of the files ---------------------------------------------------------------------------------------
@@ -290,14 +326,23 @@ def test_faces_that_point_nowhere_are_damage(tmp_path: Path) -> None:
             load_mesh(tmp_path / "a.ply")
 
 
-def test_more_or_less_than_one_mesh_is_refused(tmp_path: Path) -> None:
+def test_several_objects_are_read_as_one_and_none_is_refused(tmp_path: Path) -> None:
     pair = trimesh.Scene([trimesh.creation.box(), trimesh.creation.icosphere()])
     pair.export(tmp_path / "two.glb")
-    with pytest.raises(DreamforgeError, match="holds 2 meshes, expected exactly one"):
-        load_mesh(tmp_path / "two.glb")
+    assert len(load_mesh(tmp_path / "two.glb").faces) == sum(len(one.faces) for one in pair.geometry.values())
     (tmp_path / "points.ply").write_bytes(trimesh.PointCloud(np.eye(3)).export(file_type="ply"))
     with pytest.raises(DreamforgeError, match="not a mesh"):
         load_mesh(tmp_path / "points.ply")
+    repeating = quad()
+    assert repeating.uv is not None
+    apart = [replace(quad(), uv=repeating.uv * 3), replace(quad(), texture=torch.rand(2, 2, 3))]
+    scene = trimesh.Scene()
+    for number, one in enumerate(apart):
+        write_glb(one, tmp_path / f"{number}.glb")
+        scene.add_geometry(trimesh.load_mesh(tmp_path / f"{number}.glb"))
+    scene.export(tmp_path / "apart.glb")
+    with pytest.raises(DreamforgeError, match="cannot be read as one mesh: the 2 pieces have textures"):
+        load_mesh(tmp_path / "apart.glb")
 
 
 def test_reading_obeys_the_place_of_the_mesh_in_its_scene(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def checked(mesh: Mesh) -> MeshArrays:
     """The mesh on the CPU, with normals if it had none and no colours where it has a texture.
 
     Raises DreamforgeError for a mesh without triangles, with values that are not finite, with faces that point outside
-    its vertices, with arrays of other lengths, with only one of ``uv`` and ``texture``, or with a ``material`` that is
-    not of the kind of its colours.
+    its vertices, with arrays of other lengths, with only one of ``uv`` and ``texture``, with a ``material`` that is not
+    of the kind of its colours, or with ``parts`` that are not its faces.
     """
     if len(mesh.faces) == 0 or len(mesh.vertices) == 0:
         raise DreamforgeError(
@@ -42,6 +42,11 @@ def checked(mesh: Mesh) -> MeshArrays:
         )
     if (mesh.uv is None) != (mesh.texture is None):
         raise DreamforgeError("the mesh has only one of uv and texture, expected both or neither; add the other")
+    if mesh.parts and (min(few := [count for _, count in mesh.parts]) < 1 or sum(few) != len(mesh.faces)):
+        raise DreamforgeError(
+            f"the mesh has parts of {', '.join(map(str, few))} faces, expected one or more each and {len(mesh.faces)} "
+            "together; join it again"
+        )
     shape, mapped = () if mesh.material is None else tuple(mesh.material.shape), mesh.texture is not None
     if shape and (len(shape) != 2 + mapped or shape[-1] != 2):
         raise DreamforgeError(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dreamforge import __version__
 from dreamforge.export.arrays import Floats, MeshArrays, checked, png_bytes
 from dreamforge.files import atomic_write
+from dreamforge.geometry.parts import apart
 from dreamforge.render.light import srgb_to_linear
 from dreamforge.types import Mesh
 
@@ -51,7 +52,8 @@ class _Binary:
 
 
 def write_glb(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> None:
-    """Write one mesh with one opaque material, rough and non-metallic where the mesh does not say.
+    """Write one mesh with one opaque material, rough and non-metallic where the mesh does not say. Each of its parts is
+    a mesh of its own, in a node of its name below one for all.
 
     Axes and unit are the world's (right-handed, metres, +Y up, front +Z), which are glTF's own: nothing is converted.
     Vertex colours are stored as linear light (16 bits), a texture as an sRGB PNG inside the file; maps of metallic and
@@ -67,15 +69,21 @@ def write_glb(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any
 def glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> bytes:
     """The content of the file that ``write_glb`` writes."""
     arrays, binary = checked(mesh), _Binary()
-    primitive = _primitive(arrays, binary)
+    names = [name for name, _ in mesh.parts] or ["asset"]
+    primitives = [_primitive(checked(one), binary) for one in apart(mesh)]
     material, images = _material(arrays, binary)
     notes = {"extras": dict(extras)} if extras else {}
+    if mesh.parts:
+        below = [{"name": name, "mesh": number} for number, name in enumerate(names)]
+        nodes = [{"name": "asset", "children": list(range(1, len(names) + 1)), **notes}, *below]
+    else:
+        nodes = [{"name": "asset", "mesh": 0, **notes}]
     document = {
         "asset": {"version": "2.0", "generator": f"dreamforge {__version__}", **notes},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"name": "asset", "mesh": 0, **notes}],
-        "meshes": [{"name": "asset", "primitives": [primitive]}],
+        "nodes": nodes,
+        "meshes": [{"name": name, "primitives": [one]} for name, one in zip(names, primitives, strict=True)],
         "materials": [
             {"name": "surface", "pbrMetallicRoughness": material, "alphaMode": "OPAQUE", "doubleSided": False}
         ],

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ def write_obj(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any
     axes, unit or notes: they and ``extras`` stand in comments.
     Raises DreamforgeError for a mesh ``arrays.checked`` refuses and for a path that cannot be written.
     """
-    path, arrays = Path(path), checked(mesh)
+    path, arrays, parts = Path(path), checked(mesh), mesh.parts or (("asset", len(mesh.faces)),)
     if arrays.texture is None:
-        atomic_write_all({path: _text(arrays, extras, None)})
+        atomic_write_all({path: _text(arrays, parts, extras, None)})
         return
     name = _plain_name(path.stem)
     maps = {"map_Kd": (f"{name}.png", arrays.texture)}
@@ -35,26 +36,30 @@ def write_obj(mesh: Mesh, path: str | os.PathLike[str], extras: Mapping[str, Any
         maps["map_Pr"] = f"{name}-roughness.png", arrays.material_map[..., 1]
     files = {path.with_name(file): png_bytes(picture) for file, picture in maps.values()}
     files[path.with_name(f"{name}.mtl")] = _material({key: file for key, (file, _) in maps.items()})
-    atomic_write_all({**files, path: _text(arrays, extras, f"{name}.mtl")})
+    atomic_write_all({**files, path: _text(arrays, parts, extras, f"{name}.mtl")})
 
 
-def _text(arrays: MeshArrays, extras: Mapping[str, Any] | None, material: str | None) -> bytes:
-    corner = arrays.faces + 1
+def _text(
+    arrays: MeshArrays, parts: Sequence[tuple[str, int]], extras: Mapping[str, Any] | None, material: str | None
+) -> bytes:
+    corners = iter((arrays.faces + 1).tolist())
     vertices = arrays.vertices if arrays.colors is None else np.concatenate([arrays.vertices, arrays.colors], -1)
     lines = ["# dreamforge: right-handed, metres, +Y up, front +Z, colours sRGB"]
     lines += [
         f"# {json.dumps(key)} {json.dumps(value, sort_keys=True)}" for key, value in sorted((extras or {}).items())
     ]
     lines += [f"mtllib {material}"] if material else []
-    lines += ["o asset", *_rows("v", "%.7g", vertices)]
+    lines += _rows("v", "%.7g", vertices)
     if arrays.uv is not None:  # OBJ counts v from the bottom
         lines += _rows("vt", "%.7g", np.stack([arrays.uv[:, 0], 1 - arrays.uv[:, 1]], -1))
     lines += _rows("vn", "%.5g", arrays.normals)
-    lines += ["usemtl surface"] if material else []
-    if arrays.uv is None:
-        lines += ["f {0}//{0} {1}//{1} {2}//{2}".format(*face) for face in corner.tolist()]
-    else:
-        lines += ["f {0}/{0}/{0} {1}/{1}/{1} {2}/{2}/{2}".format(*face) for face in corner.tolist()]
+    face = "f {0}//{0} {1}//{1} {2}//{2}" if arrays.uv is None else "f {0}/{0}/{0} {1}/{1}/{1} {2}/{2}/{2}"
+    for name, count in parts:
+        lines += [
+            f"o {name}",
+            *(["usemtl surface"] if material else []),
+            *(face.format(*corner) for corner in islice(corners, count)),
+        ]
     return ("\n".join(lines) + "\n").encode("ascii")
 
 

@@ -11,6 +11,7 @@ from dreamforge.export.arrays import MeshArrays, checked
 from dreamforge.export.decimate import Floats, Surface, decimate, drop_degenerate, drop_unused, neighbour_mean, unit
 from dreamforge.geometry.bake import Values, bake, texels_normals, texels_of
 from dreamforge.geometry.nearest import Nearest
+from dreamforge.geometry.parts import apart, joined
 from dreamforge.geometry.unwrap import unwrap
 from dreamforge.ops.raster import interpolate
 from dreamforge.render import light
@@ -31,20 +32,26 @@ def prepare(
     ``types.HasColors.colors_at``) at the places on the full mesh that they stand for, else that mesh itself.
 
     A mesh that has a texture keeps it, its coordinates and all its triangles, whatever their budget: decimation would
-    tear the charts; the light alone is taken out. The result is on the CPU. Raises DreamforgeError for a budget of
-    fewer than 4 triangles and for what ``arrays.checked`` and ``unwrap`` refuse.
+    tear the charts; the light alone is taken out. Parts stay parts: each is decimated by itself, to its share of the
+    budget. The result is on the CPU. Raises DreamforgeError for a budget of fewer than 4 triangles and for what
+    ``arrays.checked`` and ``unwrap`` refuse.
     """
     if triangles < 4:
         raise DreamforgeError(f"the budget is {triangles} triangles, expected at least 4; give a larger one")
     arrays = checked(mesh)
     if mesh.texture is not None:
         return _kept(mesh, arrays, delight)
-    source = _source(arrays, delight and arrays.colors is not None)
-    small = decimate(source.surface, triangles) if len(source.surface.faces) > triangles else source.surface
-    plain = _mesh(small)
+    pieces = [_source(checked(one), delight and arrays.colors is not None) for one in apart(mesh)]
+    total = sum(len(piece.surface.faces) for piece in pieces)
+    if total > triangles:
+        shares = [max(4, triangles * len(piece.surface.faces) // total) for piece in pieces]
+        small = [decimate(piece.surface, share) for piece, share in zip(pieces, shares, strict=True)]
+    else:
+        small = [piece.surface for piece in pieces]
+    plain = joined([_mesh(one) for one in small], [name for name, _ in mesh.parts])
     if not texture or plain.colors is None:
         return plain
-    return _baked(plain, source, texture, colors, delight)
+    return _baked(plain, _whole(pieces), texture, colors, delight)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,18 @@ def _source(arrays: MeshArrays, delight: bool) -> _Source:
         colors = np.concatenate([colors, arrays.material], -1)
     shaded = _smoothed(normals, mean, SHADING_ROUNDS)
     return _Source(Surface(arrays.vertices.astype(np.float64), faces, shaded, colors), smooth)
+
+
+def _whole(pieces: list[_Source]) -> _Source:
+    """All sources as one."""
+    first = np.cumsum([0, *(len(piece.surface.vertices) for piece in pieces)])[:-1]
+    surface = Surface(
+        np.concatenate([piece.surface.vertices for piece in pieces]),
+        np.concatenate([piece.surface.faces + start for piece, start in zip(pieces, first, strict=True)]),
+        np.concatenate([piece.surface.normals for piece in pieces]),
+        np.concatenate([piece.surface.colors for piece in pieces]),
+    )
+    return _Source(surface, np.concatenate([piece.lit for piece in pieces]))
 
 
 def _baked(mesh: Mesh, source: _Source, size: int, colors: Values | None, delight: bool) -> Mesh:

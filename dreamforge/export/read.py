@@ -12,23 +12,26 @@ from dreamforge.types import DreamforgeError, Mesh
 
 
 def load_mesh(path: str | os.PathLike[str]) -> Mesh:
-    """The one mesh of a .glb, .obj or .ply file, in the world's axes; colours come back as sRGB. Nothing is repaired.
+    """The mesh of a .glb, .obj or .ply file, in the world's axes; colours come back as sRGB. Nothing is repaired, and
+    several objects come as one.
 
-    Raises DreamforgeError for a file that is missing, unknown, damaged, or holds more than one mesh.
+    Raises DreamforgeError for a file that is missing, unknown, damaged, or of objects that one mesh cannot hold.
     """
     path = Path(path)
-    content = content_of(path, FORMATS)
+    content, kind = content_of(path, FORMATS), path.suffix.lower().lstrip(".")
     try:
-        found, lost = pieces(content, path.suffix.lower().lstrip("."), Beside(path.parent), as_stored=True)
-        if len(found) == 1 and not lost:
-            mesh, _ = join(found)
+        found, lost = pieces(content, kind, Beside(path.parent), as_stored=True)
+        if len(found) > 1:
+            found, lost = pieces(content, kind, Beside(path.parent))
+        mesh, not_joined = join(found) if found and not lost else (None, [])
+        if mesh is not None and not not_joined:
             checked(mesh)
             return mesh
     except DreamforgeError as error:
         raise _damaged(path) from error
-    if lost or not found:
+    if mesh is None:
         raise _damaged(path)
-    raise DreamforgeError(f"{str(path)!r} holds {len(found)} meshes, expected exactly one; join them first")
+    raise DreamforgeError(f"{str(path)!r} cannot be read as one mesh: {not_joined[0]}; export one object alone")
 
 
 def _damaged(path: Path) -> DreamforgeError:

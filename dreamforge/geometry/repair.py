@@ -1,6 +1,7 @@
 """Repairs the meshes of strangers: what cannot be drawn goes, what is inside out is turned, the rest is told."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -179,7 +180,8 @@ def _rows(mesh: Mesh, kept: NDArray[np.int64], faces: Faces) -> Mesh:
 
 def _finite(mesh: Mesh) -> tuple[Mesh, list[str]]:
     """Colours in [0, 1], and numbers in the places of colours and texture coordinates that are none."""
-    said, changed = [], {}
+    said: list[str] = []
+    changed: dict[str, Any] = {}
     for name, value, what in (("colors", 0.5, "colours"), ("uv", 0.0, "texture coordinates")):
         given = getattr(mesh, name)
         if given is None:

@@ -64,6 +64,7 @@ def unwrap(mesh: Mesh, size: int = 1024) -> Mesh:
         split(mesh.colors),
         uv,
         material=split(mesh.material),
+        parts=mesh.parts,
     )
 
 

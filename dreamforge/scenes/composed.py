@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamforge.geometry.parts import joined
 from dreamforge.render.layers import composited
 from dreamforge.render.volume import Field
 from dreamforge.rng import derive, generator
@@ -161,14 +162,14 @@ class ComposedScene:
         return field
 
     def extract(self, resolution: int) -> Mesh:
-        """The meshes of all objects, each of its own ``resolution``, where they stand, as one."""
+        """The meshes of all objects, each of its own ``resolution``, where they stand: parts of one."""
         meshes = []
         for name, one in self.objects.items():
             try:
                 meshes.append(_moved(one.extract(resolution), self.frames[name]))
             except DreamforgeError as error:
                 raise type(error)(f"The object {name!r} has no mesh: {error}") from error
-        return joined(meshes)
+        return joined(meshes, list(self.objects))
 
     def state(self) -> State:
         own = {f"{name}.{key}": v for name, one in self.objects.items() for key, v in one.state().items()}
@@ -193,22 +194,6 @@ class ComposedScene:
 
     def _tensors(self) -> State:
         return {"steps": self.steps, **self.sky.tensors()}
-
-
-def joined(meshes: Sequence[Mesh]) -> Mesh:
-    """Meshes as one; of normals, vertex colours and materials those that all of them have."""
-
-    def all_of(name: str) -> Tensor | None:
-        found = [getattr(mesh, name) for mesh in meshes]
-        whole = [one for one in found if one is not None and one.ndim == 2]
-        return torch.cat(whole) if len(whole) == len(meshes) else None
-
-    before, faces = 0, []
-    for mesh in meshes:
-        faces.append(mesh.faces + before)
-        before += len(mesh.vertices)
-    vertices = torch.cat([mesh.vertices for mesh in meshes])
-    return Mesh(vertices, torch.cat(faces), all_of("normals"), all_of("colors"), material=all_of("material"))
 
 
 def _moved(mesh: Mesh, frame: Frame) -> Mesh:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -212,15 +212,15 @@ class TexturedScene:
 
     @torch.no_grad()
     def extract(self, resolution: int) -> Mesh:
-        """See ``types.Scene``. The mesh as it is, whatever the ``resolution``, with its texture."""
-        return _on(replace(self.shape.mesh, texture=self.picture()), "cpu")
+        """See ``types.Scene``. The mesh as it is, whatever the ``resolution``, with its texture: one whole."""
+        return _on(replace(self.shape.mesh, texture=self.picture(), parts=()), "cpu")
 
     def state(self) -> State:
         return copied(self._still() | self._learns())
 
     def load_state(self, state: State) -> None:
         """The mesh comes with the state. Raises DreamforgeError for the state of a texture of other sizes."""
-        still = {name: state[name] for name in self._still() if name in state}
+        still: dict[str, Any] = {name: state[name] for name in self._still() if name in state}
         if len(still) == 4 and all(value.shape[1:] == (3 - (name == "uv"),) for name, value in still.items()):
             self.shape = Shape.of(_on(Mesh(**still), self.sky.color.device), self.spec.size)
         restore(self._still() | self._learns(), state, "Textured")
