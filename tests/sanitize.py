@@ -22,7 +22,7 @@ LIBRARIES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
 CORE = ["tests/test_adam.py", "tests/test_hashgrid.py", "tests/test_march.py", "tests/test_mlp.py"]
 CORE += ["tests/test_antialias.py", "tests/test_rasterize.py", "tests/test_texture.py"]
 CORE += ["tests/test_flexicubes.py", "tests/test_flexicubes_gradients.py", "tests/test_marching_tetrahedra.py"]
-CORE += ["tests/test_splat.py"]
+CORE += ["tests/test_splat.py", "tests/test_splat_degenerate.py"]
 TESTS = {"address": [*CORE, "tests/test_cuda_kernels.py"], "thread": ["tests/test_cuda_kernels.py"]}
 
 

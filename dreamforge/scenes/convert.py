@@ -68,7 +68,7 @@ SPLATS = Effort(resolution=256)
 MESH = Effort(steps=200, pictures=160, rate=0.3)
 # Gaussians of 3DGS are widened by a part of a pixel, so they are larger in small pictures: a mesh that learns from 128
 # pixels is a pixel too large at 256
-SPLATS_MESH = Effort(steps=60, resolution=256, rate=0.3)
+SPLATS_MESH = Effort(steps=140, resolution=256, rate=0.3)
 CHARTED = 64  # voxels along an edge of a surface that is unwrapped: xatlas takes seconds for its 20 000 triangles
 
 

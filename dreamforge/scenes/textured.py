@@ -258,4 +258,5 @@ def _start(mesh: Mesh, texels: Texels) -> Tensor:
 
 def _on(mesh: Mesh, device: torch.device | str) -> Mesh:
     given = {one.name: getattr(mesh, one.name) for one in fields(mesh)}
-    return replace(mesh, **{name: value.to(device) for name, value in given.items() if value is not None})
+    moved: dict[str, Any] = {name: value.to(device) for name, value in given.items() if isinstance(value, Tensor)}
+    return replace(mesh, **moved)
