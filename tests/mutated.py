@@ -112,7 +112,7 @@ def _judge(path: Path, outcome: Outcome) -> None:
 
 def check(start: Mesh | Cloud | Splats) -> None:
     """Raise AssertionError for what is not whole."""
-    tensors = [value for value in vars(start).values() if value is not None]
+    tensors = [value for value in vars(start).values() if isinstance(value, torch.Tensor)]
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors), "not finite"
     if isinstance(start, Mesh):
         assert len(start.faces) and 0 <= int(start.faces.min()) <= int(start.faces.max()) < len(start.vertices)
