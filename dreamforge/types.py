@@ -1,4 +1,4 @@
-"""The whole vocabulary of dreamforge: data types and protocols, no behaviour.
+"""The whole vocabulary of dreamforge: data types and protocols, no behaviour but to pick and place what they hold.
 
 Conventions, stated once:
 

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from dreamforge.geometry.parts import joined
 from dreamforge.types import Mesh
 
 
@@ -31,6 +32,12 @@ def quad() -> Mesh:
     vertices = torch.tensor([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0]])
     uv = torch.tensor([[0.05, 0.95], [0.95, 0.95], [0.95, 0.05], [0.05, 0.05]])
     return Mesh(vertices, torch.tensor([[0, 1, 2], [0, 2, 3]]), uv=uv, texture=texture)
+
+
+def two_objects() -> Mesh:
+    """A ball of 300 vertices or so and a smaller one beside it."""
+    small = replace(ball(12, 0.4), vertices=ball(12, 0.4).vertices + torch.tensor([1.2, 0, 0]))
+    return joined([ball(16), small], ["stone", "pebble"])
 
 
 def area(mesh: Mesh) -> torch.Tensor:

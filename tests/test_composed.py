@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 from dreamforge import config, losses, runs
 from dreamforge.cameras import orbit
-from dreamforge.geometry.parts import apart, joined
 from dreamforge.render.layers import composited
 from dreamforge.render.raster import render_mesh
 from dreamforge.scenes.canvas import Canvas
@@ -22,7 +21,7 @@ from dreamforge.scenes.groups import Group
 from dreamforge.scenes.hash_nerf import HashNerf, HashNerfScene
 from dreamforge.scenes.mesh import SdfMesh
 from dreamforge.scenes.placing import frame, looked_into
-from dreamforge.types import Cameras, DreamforgeError, Mesh, NoMesh
+from dreamforge.types import Cameras, DreamforgeError, NoMesh
 
 NERF = HashNerf(levels=2, log2_entries=8, coarsest=4, finest=8, hidden=8, samples=64, occupancy_cells=8, normals=True,
                 density_scale=10.0)  # fmt: skip
@@ -303,23 +302,6 @@ def test_an_object_starts_the_same_whoever_else_is_there() -> None:
 
 
 # ---- meshes
-
-
-def test_meshes_are_joined_with_what_all_of_them_have() -> None:
-    corners, face = torch.eye(3), torch.tensor([[0, 1, 2]])
-    plain = Mesh(corners, face, colors=corners, normals=corners)
-    rough = replace(plain, material=torch.full((3, 2), 0.5))
-    both = joined([plain, rough])
-    assert both.faces.tolist() == [[0, 1, 2], [3, 4, 5]] and both.material is None
-    assert both.colors is not None and both.colors.shape == (6, 3)
-    assert joined([rough, rough]).material is not None
-    assert joined([plain, replace(plain, colors=None)]).colors is None
-    named = joined([plain, joined([rough, rough])], ["a", "b"])
-    assert named.parts == (("a", 1), ("b", 2)) and both.parts == ()
-    for one, given in zip(apart(named), [plain, joined([rough, rough])], strict=True):
-        assert torch.equal(one.vertices, given.vertices) and torch.equal(one.faces, given.faces) and one.parts == ()
-        assert one.colors is not None and one.normals is not None and one.material is None
-    assert apart(both) == [both]
 
 
 def test_an_object_without_a_mesh_is_named() -> None:

@@ -17,9 +17,8 @@ from dreamforge.export.ply import write_ply
 from dreamforge.export.prepare import prepare
 from dreamforge.export.read import load_mesh
 from dreamforge.export.write import export
-from dreamforge.geometry.parts import joined
 from dreamforge.types import DreamforgeError, Mesh
-from tests.meshes import ball, quad
+from tests.meshes import ball, quad, two_objects
 from tests.tools import gltf_reports, require_tool
 
 EXTRAS = {"prompt": 'a "red" mushroom,\n雪 # \\', "recipe": {"name": "default", "hash": "0a1b"}, "seed": 7}
@@ -174,40 +173,6 @@ def test_a_missing_tool_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.Monk
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="no node"):
         require_tool(None, "no node")
-
-
-def two_objects() -> Mesh:
-    """A ball of 300 vertices or so and a smaller one beside it."""
-    small = replace(ball(12, 0.4), vertices=ball(12, 0.4).vertices + torch.tensor([1.2, 0, 0]))
-    return joined([ball(16), small], ["stone", "pebble"])
-
-
-@pytest.mark.parametrize("kind", ["glb", "obj"])
-@pytest.mark.parametrize("texture", [0, 64])
-def test_parts_are_objects_of_their_names_to_others(tmp_path: Path, kind: str, texture: int) -> None:
-    mesh = prepare(two_objects(), 400, texture=texture)
-    assert [name for name, _ in mesh.parts] == ["stone", "pebble"] and len(mesh.faces) <= 400
-    export(mesh, tmp_path / f"a.{kind}", kind, EXTRAS)
-    found = trimesh.load_scene(tmp_path / f"a.{kind}", split_objects=True, group_material=False)
-    nodes = {name: found.geometry[found.graph[name][1]] for name in found.graph.nodes_geometry}
-    assert set(nodes) == {"stone", "pebble"}
-    for name, one in nodes.items():
-        assert len(one.faces) == dict(mesh.parts)[name] > 50
-        middle = 0.0 if name == "stone" else 1.2
-        assert one.bounds.mean(0) == pytest.approx([middle, 0, 0], abs=0.02)
-    back = load_mesh(tmp_path / f"a.{kind}")
-    assert (back.texture is None) == (texture == 0) and len(back.faces) == len(mesh.faces)
-    assert torch.equal(
-        back.vertices[back.faces].sum((0, 1)).round(decimals=2), mesh.vertices[mesh.faces].sum((0, 1)).round(decimals=2)
-    )
-
-
-def test_parts_stand_below_one_node_that_has_the_notes() -> None:
-    document = header(glb_bytes(two_objects(), EXTRAS))
-    assert document["scenes"] == [{"nodes": [0]}]
-    assert document["nodes"][0] == {"name": "asset", "children": [1, 2], "extras": EXTRAS}
-    assert document["nodes"][1:] == [{"name": "stone", "mesh": 0}, {"name": "pebble", "mesh": 1}]
-    assert [one["name"] for one in document["meshes"]] == ["stone", "pebble"]
 
 
 # --- the content of the files ---------------------------------------------------------------------------------------

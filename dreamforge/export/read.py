@@ -21,7 +21,7 @@ def load_mesh(path: str | os.PathLike[str]) -> Mesh:
     content, kind = content_of(path, FORMATS), path.suffix.lower().lstrip(".")
     try:
         found, lost = pieces(content, kind, Beside(path.parent), as_stored=True)
-        if len(found) > 1:
+        if len(found) > 1:  # as stored, trimesh confuses the vertices of several
             found, lost = pieces(content, kind, Beside(path.parent))
         mesh, not_joined = join(found) if found and not lost else (None, [])
         if mesh is not None and not not_joined:
